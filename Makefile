@@ -1,0 +1,60 @@
+# Every target sets itself up in .venv; the only needs are python3 (3.11 or newer) and make.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+export SORA_REF_CACHE ?= $(CURDIR)/.cache
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-quick test weights lint oracles vectors clean
+
+help:  ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+demo: .venv/run  ## Fine-tune MiniLM with SoRA on real data, prune, prove it, export; with its controls (under 15 minutes).
+	$(BIN)/sora-ref demo
+
+demo-quick: .venv/run  ## The same with a small model and few steps (under a minute).
+	$(BIN)/sora-ref demo --quick
+
+test: .venv/test  ## Run the tests; those that need real weights skip unless `make weights` or `make demo` fetched them.
+	$(BIN)/python -m pytest --ignore tests/oracles
+
+weights: .venv/run  ## Fetch the real weights and data into .cache.
+	$(BIN)/sora-ref fetch
+
+lint: .venv/lint  ## Check style and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+oracles: .venv/oracles  ## Compare live with PyTorch, transformers and PEFT (installs them).
+	$(BIN)/python -m pytest tests/oracles
+
+vectors: .venv/oracles  ## Regenerate the golden vectors in tests/vectors.
+	$(BIN)/python tests/make_vectors.py
+
+clean:  ## Remove everything that is built or cached, but no run.
+	rm -rf .venv .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/base: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "sora_ref needs Python 3.11 or newer, and $(PYTHON) is %d.%d" % sys.version_info[:2])'
+	@$(PYTHON) -m venv .venv || { echo 'no virtual environment could be made: on Debian and Ubuntu, install python3-venv'; exit 1; }
+	@touch $@
+
+.venv/run: .venv/base
+	$(PIP) --editable '.[run]'
+	@touch $@
+
+.venv/test: .venv/base
+	$(PIP) --editable '.[test]'
+	@touch $@
+
+.venv/lint: .venv/base
+	$(PIP) --editable '.[test,lint]'
+	@touch $@
+
+.venv/oracles: .venv/test
+	$(PIP) 'torch>=2.13'
+	$(PIP) --editable '.[test,oracles]'
+	@touch $@

@@ -1,0 +1,87 @@
+"""The sparsifying scheduler: how few parameters still memorise and generalise (SoRA Algorithm 1, clause SORA-STAGE).
+
+Train with ξ_0 to convergence; then raise ξ stage by stage, each from the weights the last one ended with, and save
+every stage.  *Memorization* is performance on a fixed part of the training set, *generalization* on the validation set.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
+
+from sora_ref.checks import require
+
+State = TypeVar("State")
+
+
+class Stage(NamedTuple):
+    """One stage: its number k, counted from 0, and its ξ (or λ)."""
+
+    k: int
+    xi: float
+
+
+class Performance(NamedTuple):
+    """What one stage ended with."""
+
+    nonzero: int
+    memorization: float
+    generalization: float
+
+
+class StageResult(NamedTuple):
+    """One stage's outcome, absolute and as a percentage of stage 0's; None where stage 0's is 0 (undefined)."""
+
+    stage: Stage
+    performance: Performance
+    memorization_percent: float | None
+    generalization_percent: float | None
+
+
+def stages(values: Sequence[float]) -> tuple[Stage, ...]:
+    """The stages of these values of ξ.
+
+    Warns where ξ_0 > 0: percentages are then of a stage that is itself sparse, not of the dense model.
+    """
+    require(len(values) > 0, "no stages: expected at least one value of xi")
+    if values[0] > 0:
+        warnings.warn(f"xi0 is {values[0]}, not 0: percentages are of a stage that is sparse itself", stacklevel=2)
+    return tuple(Stage(k, xi) for k, xi in enumerate(values))
+
+
+def sparsify(
+    state: State,
+    plan: Sequence[Stage],
+    train: Callable[[State, Stage], State],
+    measure: Callable[[State], Performance],
+    dense: Performance | None = None,
+) -> Iterator[tuple[State, StageResult]]:
+    """Algorithm 1 as a generator: after each stage, the state to be saved and the stage's result (SORA-STAGE-1).
+
+    train:   (state, stage) -> state; starts from the weights it is given with a learning-rate schedule of its own.
+             Deviation: the released code goes on with the exhausted schedule, where lr = 0 and only the threshold acts.
+    measure: state -> performance.
+    dense:   stage 0's performance, when the plan resumes at a later stage.
+    """
+    require(
+        not plan or dense is not None or plan[0].k == 0, "the plan begins after stage 0: expected stage 0's performance"
+    )
+    for stage in plan:
+        state = train(state, stage)
+        performance = measure(state)
+        dense = performance if dense is None else dense
+        yield (
+            state,
+            StageResult(
+                stage,
+                performance,
+                percent(performance.memorization, dense.memorization),
+                percent(performance.generalization, dense.generalization),
+            ),
+        )
+
+
+def percent(value: float, dense: float) -> float | None:
+    """100·value/dense, or None where dense is 0 and the percentage undefined (SORA-STAGE-2)."""
+    return None if dense == 0 else 100 * value / dense

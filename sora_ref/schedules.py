@@ -1,0 +1,115 @@
+"""Schedules: Python floats in, Python floats out (clause SORA-SCHED).
+
+A learning-rate schedule is a function of the step t = 1 … total.  A sparsity schedule is the tuple of a run's values of
+ξ (or λ), one a stage.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+from sora_ref.checks import require, require_finite_number
+
+Schedule = Callable[[int], float]
+
+
+def constant(peak: float) -> Schedule:
+    """η_t = peak."""
+    require_finite_number("learning rate", peak, least=0)
+    return lambda t: peak
+
+
+def linear_warmup_decay(peak: float, total: int, warmup: int) -> Schedule:
+    """η_t = peak·min(t/W, (total + 1 − t)/(total + 1 − W)), W = max(warmup, 1) (SORA-SCHED-1).
+
+    A trapezium without a wasted step: step 1 has peak/W, step W the peak, the last step peak/(total + 1 − W) > 0.
+    """
+    _check_steps(peak, total, warmup)
+    top = max(warmup, 1)
+
+    def schedule(t: int) -> float:
+        require(1 <= t <= total, f"step {t} is outside the schedule: expected 1 to {total}")
+        return peak * min(t / top, (total + 1 - t) / (total + 1 - top))
+
+    return schedule
+
+
+def released_linear(peak: float, total: int, warmup: int) -> Schedule:
+    """As transformers counts, with k = t − 1: η = peak·k/W, then peak·(total − k)/(total − W) (SORA-SCHED-2).
+
+    Deviation: the first step has learning rate 0, while a constant threshold still acts in it.
+    """
+    _check_steps(peak, total, warmup)
+
+    def schedule(t: int) -> float:
+        require(t >= 1, f"step {t} is outside the schedule: expected 1 or more")
+        k = t - 1
+        if k < warmup:
+            return peak * k / warmup
+        return peak * max(total - k, 0) / max(total - warmup, 1)
+
+    return schedule
+
+
+def stage_values(kind: str, start: float, stop: float, stages: int) -> tuple[float, ...]:
+    """The values of ξ or λ in each of `stages` stages, first `start`, last `stop` (SORA-SCHED-3).
+
+    kind: "constant" (start in every stage), "linear" (equal steps), "log_linear" (equal steps of exp ξ, evaluated from
+    the larger end with expm1 and log1p, which does not overflow), "exp_linear" (equal steps of log ξ;
+    start > 0).  Released code: the same four names.
+    """
+    require(stages >= 1, f"{stages} stages: expected at least 1")
+    for name, value in (("start", start), ("stop", stop)):
+        require_finite_number(f"schedule {name}", value, least=0)
+    require(kind != "exp_linear" or start > 0 < stop, f"exp_linear from {start} to {stop}: expected both above 0")
+    require(kind in _INTERPOLATIONS, f"unknown schedule {kind!r}: expected one of {', '.join(_INTERPOLATIONS)}")
+    between = _INTERPOLATIONS[kind]
+    inner = tuple(between(start, stop, k / (stages - 1)) for k in range(1, stages - 1))
+    last = start if kind == "constant" else stop
+    return (start,) if stages == 1 else (start, *inner, last)
+
+
+def listed_values(values: Sequence[float]) -> tuple[float, ...]:
+    """A list given outright, checked: finite, ≥ 0, not empty.  (In the released code a list raises.)"""
+    require(len(values) > 0, "an empty list of stages: expected at least one value")
+    for k, value in enumerate(values):
+        require_finite_number(f"value {k} of the schedule", value, least=0)
+    return tuple(values)
+
+
+def algorithm_1_values(xi0: float, xi_max: float, delta: float, *, overshoot: bool = False) -> tuple[float, ...]:
+    """ξ_k = ξ0 + kδ for k = 0, 1, … while ξ_k ≤ ξ_max (SoRA Algorithm 1; SORA-SCHED-4).
+
+    k is an integer and the sum is formed from the numbers' decimal values, so 0.1 + 2·0.1 is 0.3 and counts.
+    overshoot: the algorithm as printed tests ξ before it adds δ, so its last stage lies up to δ above ξ_max.
+    """
+    require_finite_number("xi0", xi0, least=0)
+    require_finite_number("delta", delta)
+    require(delta > 0, f"delta is {delta}: expected more than 0")
+    require_finite_number("xi_max", xi_max)
+    require(xi_max >= xi0, f"xi_max {xi_max} lies below xi0 {xi0}: expected at least xi0")
+    first, last, step = (Fraction(repr(float(value))) for value in (xi0, xi_max, delta))
+    stages = math.floor((last - first) / step) + 1 + overshoot
+    return tuple(float(first + k * step) for k in range(stages))
+
+
+def _log_linear(start: float, stop: float, w: float) -> float:
+    if stop >= start:  # from the larger end, so that expm1's argument is never positive
+        return stop + math.log1p((1 - w) * math.expm1(start - stop))
+    return start + math.log1p(w * math.expm1(stop - start))
+
+
+_INTERPOLATIONS: dict[str, Callable[[float, float, float], float]] = {
+    "constant": lambda start, stop, w: start,
+    "linear": lambda start, stop, w: (1 - w) * start + w * stop,
+    "log_linear": _log_linear,
+    "exp_linear": lambda start, stop, w: math.exp((1 - w) * math.log(start) + w * math.log(stop)),
+}
+
+
+def _check_steps(peak: float, total: int, warmup: int) -> None:
+    require_finite_number("learning rate", peak, least=0)
+    require(total >= 1, f"{total} steps: expected at least 1")
+    require(0 <= warmup <= total, f"warm-up of {warmup} steps: expected 0 to {total}")

@@ -1,0 +1,149 @@
+"""One training step, written down once (clause SORA-STEP).
+
+  SORA-STEP-1  Gradients of A, B, g, head and whatever else is trained are taken at the same iterate θ_t.
+  SORA-STEP-2  G = (Σ over microbatches of the summed per-example gradients) / (examples of the optimiser batch).
+  SORA-STEP-3  Released rule only: G_g += loss_l1·sgn(g)/(number of gates), part of what is clipped.
+  SORA-STEP-4  c = min(1, τ/(‖G‖₂ + ε_c)) over all parameters, gates included; G ← c·G.  ε_c is 0 (torch: 1e-6).
+  SORA-STEP-5  η_t and η^g_t are the learning rates of *this* step; step 1 has peak/W, not 0 (see schedules).
+  SORA-STEP-6  Every parameter but the gates takes an optimiser step; biases and norms are not decayed.
+               A_i and B_i keep moving by momentum and decay while g_i = 0.
+  SORA-STEP-7  Gates follow the gate rule with the same t and η^g_t.
+  SORA-STEP-8  The schedules advance: t ← t + 1.
+
+Parameters are a flat mapping from name to array; the name alone says the group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from array_api_compat import array_namespace
+
+from sora_ref.backends import Array
+from sora_ref.checks import require, require_finite_number
+from sora_ref.gate import ADAMW_XI, GateRule
+from sora_ref.ops import SPEC, Ops
+from sora_ref.optim import AdamW, Moments, Optimiser, zero_moments
+
+Params = Mapping[str, Array]
+GATE_SUFFIX = ".sora_g"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What stays the same from step to step.
+
+    optimiser:     for everything but the gates.
+    gate_rule:     for the gates.
+    clip, clip_eps: τ and ε_c of SORA-STEP-4; τ None clips nothing.
+    gate_gradient: "data"; or "zero", the control experiment in which the data have no say in who survives.
+    """
+
+    optimiser: Optimiser = AdamW()
+    gate_rule: GateRule = ADAMW_XI
+    clip: float | None = None
+    clip_eps: float = 0.0
+    gate_gradient: Literal["data", "zero"] = "data"
+
+
+class Rates(NamedTuple):
+    """The numbers of one step: η_t, η^g_t and the strength (ξ or λ) of the gate rule."""
+
+    lr: float
+    gate_lr: float
+    strength: float
+
+
+class TrainState(NamedTuple):
+    """The iterate: parameters, their moments, and how many steps were made."""
+
+    params: Params
+    moments: Mapping[str, Moments]
+    t: int
+
+
+def initial_state(params: Params) -> TrainState:
+    """The state before step 1."""
+    return TrainState(dict(params), {name: zero_moments(theta) for name, theta in params.items()}, 0)
+
+
+def parameter_group(name: str) -> Literal["gate", "decayed", "undecayed"]:
+    """The group a parameter's name puts it in: gates by their suffix; biases and norms are not decayed."""
+    if name.endswith(GATE_SUFFIX):
+        return "gate"
+    return "undecayed" if name.endswith(".bias") or "LayerNorm" in name else "decayed"
+
+
+def combine_microbatches(summed: Sequence[Params], examples: int) -> dict[str, Array]:
+    """(Σ over microbatches) / examples, in the order given (SORA-STEP-2).
+
+    summed: per microbatch, gradients of the loss *summed* over its examples; all with the same names.
+    """
+    require(examples >= 1, f"{examples} examples in the optimiser batch: expected at least 1")
+    require(len(summed) >= 1, "no microbatches: expected at least one")
+    total = dict(summed[0])
+    for grads in summed[1:]:
+        require(grads.keys() == total.keys(), "microbatches differ in the parameters they have gradients of")
+        total = {name: total[name] + grad for name, grad in grads.items()}
+    return {name: grad / examples for name, grad in total.items()}
+
+
+def training_step(
+    state: TrainState, grads: Params, rates: Rates, recipe: Recipe, ops: Ops = SPEC
+) -> tuple[TrainState, Array | None]:
+    """State after one step, and the gradient norm before clipping (0-d; None where nothing clips).
+
+    grads: means over the optimiser batch at `state.params`, one for every parameter (SORA-STEP-1, 2).
+    """
+    require(len(state.params) > 0, "there are no parameters: expected at least one to train")
+    require(grads.keys() == state.params.keys(), _name_mismatch(grads, state.params))
+    t = state.t + 1
+    rule = recipe.gate_rule
+    gates = [name for name in state.params if parameter_group(name) == "gate"]
+
+    grads = dict(grads)
+    for name in gates:
+        if recipe.gate_gradient == "zero":
+            grads[name] = array_namespace(grads[name]).zeros_like(grads[name])
+        if rule.loss_l1:
+            count = sum(state.params[gate].shape[0] for gate in gates) or 1
+            grads[name] = grads[name] + (rule.loss_l1 / count) * array_namespace(grads[name]).sign(state.params[name])
+    norm = None
+    if recipe.clip is not None:
+        grads, norm = clip_by_global_norm(grads, recipe.clip, recipe.clip_eps)
+
+    params: dict[str, Array] = {}
+    moments: dict[str, Moments] = {}
+    for name, theta in state.params.items():
+        group = parameter_group(name)
+        if group == "gate":
+            params[name], moments[name] = ops.gate_update(
+                rule, theta, grads[name], state.moments[name], t, rates.gate_lr, rates.strength
+            )
+        else:
+            params[name], moments[name] = ops.optimiser_update(
+                recipe.optimiser, theta, grads[name], state.moments[name], t, rates.lr, decay=group == "decayed"
+            )
+    return TrainState(params, moments, t), norm
+
+
+def clip_by_global_norm(grads: Params, limit: float, eps: float = 0.0) -> tuple[dict[str, Array], Array]:
+    """Gradients times min(1, limit/(norm + eps)), and the norm: a 0-d float64 array on their device (SORA-STEP-4)."""
+    require_finite_number("clip", limit)
+    require(limit > 0, f"clip is {limit}: expected more than 0")
+    xp = array_namespace(*grads.values())
+    wide = [xp.astype(grad, xp.float64) for grad in grads.values()]
+    norm = xp.sqrt(_sum([xp.sum(grad * grad) for grad in wide]))
+    factor = limit / xp.maximum(norm + eps, limit)
+    return {name: grad * xp.astype(factor, grad.dtype) for name, grad in grads.items()}, norm
+
+
+def _sum(terms: Sequence[Any]) -> Any:
+    return sum(terms[1:], start=terms[0])
+
+
+def _name_mismatch(grads: Params, params: Params) -> str:
+    odd = sorted(grads.keys() ^ params.keys())
+    return f"gradients and parameters differ in {', '.join(odd[:4])}: expected one gradient for every parameter"

@@ -1,0 +1,82 @@
+"""Hypothesis profiles, and the array spaces every property runs in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import HealthCheck, settings
+from strategies import Space, exact
+
+from sora_ref.backends import get
+
+settings.register_profile(
+    "ci", derandomize=True, max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("deep", max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+SPACES = ("numpy", "read-only", "strict", "exact", "cupy")
+
+
+@pytest.fixture(params=SPACES, scope="session")
+def xp(request: pytest.FixtureRequest) -> Iterator[Space]:
+    """numpy; numpy that catches mutated inputs; a stand-in for a GPU; the rationals; a GPU."""
+    name: str = request.param
+    if name == "cupy":
+        pytest.importorskip("cupy", reason="CuPy is not installed: pip install 'sora_ref[cuda12]' on a GPU machine")
+    if name == "strict":
+        strict = pytest.importorskip("array_api_strict")
+        strict.set_array_api_strict_flags(boolean_indexing=False, data_dependent_shapes=False)
+        yield _on_device(name)
+        strict.reset_array_api_strict_flags()
+    else:
+        yield _on_device(name) if name == "cupy" else Space(name, _ROADS[name], _exact_out if name == "exact" else _out)
+
+
+@pytest.fixture(scope="session")
+def floats(xp: Space) -> Space:
+    """The spaces with floating-point numbers."""
+    if xp.exact:
+        pytest.skip("a law of floating-point numbers")
+    return xp
+
+
+def _host(values: Any, dtype: str = "float64") -> npt.NDArray[Any]:
+    return np.array(values, dtype=dtype)
+
+
+def _read_only(values: Any, dtype: str = "float64") -> npt.NDArray[Any]:
+    x = _host(values, dtype)
+    x.flags.writeable = False
+    return x
+
+
+def _rational(values: Any, dtype: str = "float64") -> npt.NDArray[Any]:
+    x = np.array(values, dtype=dtype) if dtype in ("bool", "int64") else exact(values)
+    x.flags.writeable = False
+    return x
+
+
+def _out(x: Any) -> npt.NDArray[Any]:
+    return np.asarray(x)
+
+
+def _exact_out(x: Any) -> npt.NDArray[Any]:
+    out = np.asarray(x, dtype=object)
+    for value in out.ravel().tolist():
+        assert isinstance(value, int | Fraction), f"{value!r} crept into exact arithmetic"
+    return out
+
+
+def _on_device(name: str) -> Space:
+    backend = get(name)
+    return Space(name, lambda values, dtype="float64": backend.from_host(_host(values, dtype)), backend.to_host)
+
+
+_ROADS = {"numpy": _host, "read-only": _read_only, "exact": _rational}

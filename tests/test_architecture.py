@@ -1,0 +1,141 @@
+"""DESIGN §1: which way imports point, what importing loads, and how long files are."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = {"backends": 0, "spec": 1, "models": 2, "run": 3, "peft": 3, "conformance": 3}
+# Modules whose work is on the host by nature: they draw random numbers, or read files.
+ON_HOST = {"sora_ref.init", "sora_ref.models.dropout", "sora_ref.models.pretrained", "sora_ref.models.tensors"}
+FOREIGN = ["cupy", "torch", "jax", "scipy", "sklearn", "pytest", "matplotlib", "tokenizers", "safetensors"]
+
+
+def sources() -> dict[str, Path]:
+    """Every module by its installed name; os.walk follows the two links."""
+    found = {}
+    for folder, _, names in os.walk(ROOT / "sora_ref", followlinks=True):
+        for name in names:
+            path = Path(folder, name)
+            if path.suffix == ".py":
+                found[".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")] = path
+    return found
+
+
+SOURCES = sources()
+
+
+def room(module: str) -> str:
+    """The room of a module of ours: a subfolder's name, or "spec" for the package's own files."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in ROOMS else "spec"
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Modules a file imports, wherever in the file; `from package import module` names the module."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in SOURCES else str(node.module)
+
+
+def test_every_room_is_walked() -> None:
+    assert {"sora_ref", "sora_ref.linear", "sora_ref.backends", "sora_ref.models"} <= set(SOURCES)
+    assert room("sora_ref.backends.numpy_backend") == "backends"
+    assert room("sora_ref.linear") == room("sora_ref") == "spec"
+
+
+@pytest.mark.parametrize("module", sorted(SOURCES))
+def test_imports_point_from_the_later_room_to_the_earlier(module: str) -> None:
+    for imported in imports(SOURCES[module]):
+        top = imported.split(".")[0]
+        assert top not in ("backends", "models", "tests"), f"{module} imports {imported} by its bare name"
+        if top == "sora_ref":
+            assert ROOMS[room(imported)] <= ROOMS[room(module)], f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("module", sorted(name for name in SOURCES if room(name) == "spec"))
+def test_specification_needs_numpy_and_the_array_layer_only(module: str) -> None:
+    allowed = {*sys.stdlib_module_names, "numpy", "array_api_compat", "sora_ref"}
+    assert {name.split(".")[0] for name in imports(SOURCES[module])} <= allowed
+
+
+def test_importing_sora_ref_loads_none_of_the_heavy_libraries() -> None:
+    code = (
+        "import sys, sora_ref; loaded = {name.split('.')[0] for name in sys.modules}; "
+        f"print(*sorted(loaded & set({FOREIGN!r}))); "
+        "print(*sorted(n for n in sys.modules if n.startswith(('sora_ref.models', 'sora_ref.run', 'sora_ref.peft'))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+    assert done.stderr == ""
+
+
+def test_package_list_equals_the_packages_on_disk() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    on_disk = {name if path.name == "__init__.py" else name.rpartition(".")[0] for name, path in SOURCES.items()}
+    assert sorted(listed) == sorted(on_disk)
+    assert sorted(listed) == sorted(name for name, path in SOURCES.items() if path.name == "__init__.py")
+
+
+@pytest.mark.parametrize("module", sorted(SOURCES))
+def test_no_module_is_longer_than_400_lines(module: str) -> None:
+    assert len(SOURCES[module].read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def test_all_names_of_the_public_interface_exist_once() -> None:
+    import sora_ref
+
+    assert len(sora_ref.__all__) == len(set(sora_ref.__all__))
+    assert all(hasattr(sora_ref, name) for name in sora_ref.__all__)
+
+
+NUMERIC = sorted(name for name in SOURCES if room(name) in ("spec", "models") and name not in ON_HOST)
+
+
+def is_scalar(node: ast.expr) -> bool:
+    """A literal, or something that is plainly a Python number: a shape entry, len(…)."""
+    source = ast.unparse(node)
+    return isinstance(node, ast.Constant) or ".shape[" in source or source.startswith(("len(", "math."))
+
+
+@pytest.mark.parametrize("module", NUMERIC)
+def test_numerics_take_their_namespace_from_their_arguments(module: str) -> None:
+    calls = [
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(SOURCES[module].read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    ]
+    assert [call for call in calls if call.startswith(("np.", "numpy."))] == []
+
+
+@pytest.mark.parametrize("module", [name for name in NUMERIC if name != "sora_ref.schedules"])
+def test_numerics_do_not_pull_scalars_off_the_device(module: str) -> None:
+    """`x.item()`, float(x), bool(x), int(x) each wait for the device; `schedules` deals in Python numbers."""
+    found = []
+    tree = ast.parse(SOURCES[module].read_text(encoding="utf-8"))
+    fetched = {  # names bound to what `backends.to_host` returned: the one transfer that is allowed, by name
+        ast.unparse(node.targets[0])
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("backends.to_host(")
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+            function = node.func.id if isinstance(node.func, ast.Name) else ""
+            scalars = all(is_scalar(argument) or ast.unparse(argument) in fetched for argument in node.args)
+            if method == "item" or (function in ("float", "bool", "int") and not scalars):
+                found.append(ast.unparse(node))
+    assert found == []
