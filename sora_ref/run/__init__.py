@@ -1,0 +1,1 @@
+"""What an experimenter uses: data, training, checkpoints, pictures and the command line."""

@@ -1,0 +1,285 @@
+"""The commands of `sora-ref`.
+
+Every command imports what it needs when it runs, so that `sora-ref --help` is instant.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from sora_ref import SPEC_VERSION, __version__
+from sora_ref.errors import SoRAError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Flags of `train` and the keys of the configuration they set.
+_KEYS = {
+    "seed": "seed",
+    "backend": "backend",
+    "dtype": "dtype",
+    "kernels": "kernels",
+    "model": "model.path",
+    "head": "model.head",
+    "task": "task.name",
+    "data": "task.path",
+    "rank": "adapter.r",
+    "rule": "gate.rule",
+    "strength": "gate.strength",
+    "epochs": "train.epochs",
+    "batch": "train.batch",
+    "lr": "train.lr",
+}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, message=f"sora-ref {__version__}, specification {SPEC_VERSION}")
+def cli() -> None:
+    """Fine-tune a transformer with SoRA, prune it, prove the pruning, ship it."""
+
+
+def _work(function: F) -> F:
+    """Backend and dtype, for commands that load a trained model."""
+    function = click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Dtype of the work.")(function)
+    return click.option("--backend", help="numpy, or cupy on a GPU.")(function)
+
+
+def _output(function: F) -> F:
+    function = click.option("--quiet", is_flag=True, help="No progress on standard error.")(function)
+    return click.option("--json", "as_json", is_flag=True, help="The result as JSON on standard output.")(function)
+
+
+_run = click.argument("run", type=click.Path(path_type=Path))
+_stage = click.option("--stage", type=click.IntRange(min=0), help="A stage of the sparsifying scheduler.")
+_new_folder = click.option("--out", required=True, type=click.Path(path_type=Path), help="A new folder.")
+
+
+@cli.command()
+@click.option("--config", type=click.Path(path_type=Path), help="A TOML file; flags override it.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The run directory.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any key of the file, e.g. train.clip=0.1.")
+@click.option("--seed", type=int)
+@click.option("--backend", help="numpy, or cupy on a GPU.")
+@click.option("--dtype", type=click.Choice(["float32", "float64"]))
+@click.option(
+    "--kernels", type=click.Choice(["backend", "reference"]), help="Faster operations, or the specification's."
+)
+@click.option("--model", help="A Hugging Face BERT folder, or minilm, or bert-tiny.")
+@click.option("--head", type=click.Choice(["mean", "cls"]))
+@click.option("--task", help="movies, tweets, …, their -rating forms, glue:TASK, or table.")
+@click.option("--data", help="The task's folder.")
+@click.option("--rank", type=int, help="r_max of every module.")
+@click.option("--rule", help="The gate rule, e.g. adamw-xi, paper, released.")
+@click.option("--strength", type=float, help="xi or lambda of the gate rule.")
+@click.option("--epochs", type=int)
+@click.option("--batch", type=int)
+@click.option("--lr", type=float)
+@_output
+def train(
+    config: Path | None, out: Path, resume: bool, sets: tuple[str, ...], as_json: bool, quiet: bool, **flags: Any
+) -> None:
+    """Fine-tune a model; with [schedule] in the configuration, run the sparsifying scheduler."""
+    from sora_ref.run.config import load_config, parse_override
+    from sora_ref.run.summary import summary_lines
+    from sora_ref.run.train import train as run_training
+
+    overrides = {_KEYS[flag]: value for flag, value in flags.items() if value is not None}
+    overrides |= dict(parse_override(text) for text in sets)
+    if resume and config is None and (out / "config.toml").is_file():
+        config = out / "config.toml"
+    summary = run_training(load_config(config, overrides), out, resume=resume, quiet=quiet, say=_say(quiet))
+    _show(summary, summary_lines(summary), as_json)
+
+
+@cli.command(name="eval")
+@_run
+@click.option("--split", help="One split of the task; all labelled ones by default.")
+@_stage
+@_work
+@_output
+def evaluate(
+    run: Path, split: str | None, stage: int | None, backend: str | None, dtype: str | None, as_json: bool, quiet: bool
+) -> None:
+    """Score a trained model on its task."""
+    from sora_ref.run.evaluate import predict_logits, score
+    from sora_ref.run.setup import read_task
+    from sora_ref.run.text import encode
+
+    loaded = _load(run, stage, backend, dtype, quiet)
+    task = read_task(loaded.setup.config, _say(quiet))
+    if split is not None and split not in task.splits:
+        raise SoRAError(f"task {task.name} has no split {split}: expected one of {', '.join(task.splits)}")
+    found = {}
+    for name in [split] if split else task.splits:
+        part = encode(task.splits[name], loaded.setup.tokenizer, loaded.setup.model.bert)
+        if part.labels is not None:
+            found[name] = score(loaded.setup.labels, predict_logits(loaded.setup, loaded.params, part), part.labels)
+        elif split is not None:
+            raise SoRAError(f"split {split} of task {task.name} has no labels: expected some to score against")
+    lines = [f"{name}: " + ", ".join(f"{m} {v:.4f}" for m, v in scores.items()) for name, scores in found.items()]
+    _show(found, lines, as_json)
+
+
+@cli.command()
+@_run
+@click.argument("texts", nargs=-1)
+@click.option("--input", "table", type=click.Path(path_type=Path), help="A TSV, CSV or JSONL file with named columns.")
+@click.option("--text", "text_column", default="text", show_default=True, help="Its column of texts.")
+@click.option("--pair", "pair_column", help="Its column of second texts.")
+@click.option("--id", "id_column", help="Its column of names.")
+@click.option("--out", type=click.Path(path_type=Path), help="A JSONL file; standard output by default.")
+@_stage
+@_work
+@_output
+def predict(
+    run: Path,
+    texts: tuple[str, ...],
+    table: Path | None,
+    text_column: str,
+    pair_column: str | None,
+    id_column: str | None,
+    out: Path | None,
+    stage: int | None,
+    backend: str | None,
+    dtype: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Predict for TEXTS, or for the rows of a table; one JSON line each with --json, --out or a table."""
+    from sora_ref.run.data import Example, read_table
+    from sora_ref.run.files import write_text
+    from sora_ref.run.predict import predict_records
+
+    if bool(texts) == (table is not None):
+        raise click.UsageError("expected either TEXTS or --input")
+    if table is None:
+        examples = tuple(Example(str(k), text, None, None) for k, text in enumerate(texts))
+    else:
+        examples, _ = read_table(table, text=text_column, pair=pair_column, id=id_column)
+    loaded = _load(run, stage, backend, dtype, quiet)
+    records = predict_records(loaded, examples)
+    lines = [json.dumps(record, ensure_ascii=False) for record in records]
+    if out is not None:
+        write_text(out, "".join(f"{line}\n" for line in lines))
+    elif as_json or table is not None:
+        click.echo("\n".join(lines))
+    else:
+        for example, record in zip(examples, records, strict=True):
+            sure = f"  ({record['probability']:.3f})" if "probability" in record else ""
+            click.echo(f"{record['prediction']}{sure}  {example.text}")
+
+
+@cli.command()
+@_run
+@_new_folder
+@_stage
+@_output
+def prune(run: Path, out: Path, stage: int | None, as_json: bool, quiet: bool) -> None:
+    """Drop every component whose gate is exactly zero; the result is a folder every command accepts."""
+    from sora_ref.run.ship import write_pruned
+
+    loaded = _load(run, stage, None, None, quiet)
+    ranks = write_pruned(loaded, out)
+    before = sum(adapter.rank for adapter in loaded.setup.adapters(loaded.params).values())
+    _show({"out": str(out), "ranks": ranks}, [f"{out}: {sum(ranks.values())} of {before} components kept"], as_json)
+
+
+@cli.command()
+@_run
+@_new_folder
+@_stage
+@_output
+def merge(run: Path, out: Path, stage: int | None, as_json: bool, quiet: bool) -> None:
+    """Merge the adapters into the base weights; the result is a Hugging Face folder without adapters."""
+    from sora_ref.run.ship import write_merged
+
+    loaded = _load(run, stage, None, None, quiet)
+    write_merged(loaded, out)
+    merged = len(loaded.setup.scales)
+    _show({"out": str(out), "modules": merged}, [f"{out}: {merged} modules merged"], as_json)
+
+
+@cli.command()
+@_run
+@_new_folder
+@click.option("--layout", type=click.Choice(["compact", "uniform"]), default="compact", show_default=True)
+@click.option(
+    "--base-model", help="What the adapter calls its base model; by default its name on the hub, or its folder."
+)
+@_stage
+@_output
+def export(
+    run: Path, out: Path, layout: Any, base_model: str | None, stage: int | None, as_json: bool, quiet: bool
+) -> None:
+    """Write a PEFT LoRA adapter, read it back and compare."""
+    from sora_ref.run.ship import write_peft
+
+    report = write_peft(_load(run, stage, None, None, quiet), out, layout, base_model)
+    same = report.comparison
+    lines = [
+        f"{out}: {report.task_type}, layout {report.layout}, {sum(report.ranks.values())} components in "
+        f"{sum(rank > 0 for rank in report.ranks.values())} of {len(report.ranks)} modules",
+        f"read back: {same.tensors} tensors, largest difference {same.max_abs_diff:g}",
+    ]
+    if report.placeholder:
+        lines.append(f"every module is at rank 0, which PEFT refuses: {report.placeholder} carries a zero of rank 1")
+    facts = {"out": str(out), "layout": report.layout, "ranks": dict(report.ranks), "compared": same._asdict()}
+    _show(facts, lines, as_json)
+
+
+@cli.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@_stage
+@_output
+def inspect(path: Path, stage: int | None, as_json: bool, quiet: bool) -> None:
+    """Ranks, gates and counts of a run, a pruned or merged folder, or a PEFT adapter."""
+    from sora_ref.run.inspect import inspect_path
+
+    facts, lines = inspect_path(path, stage)
+    _show(facts, lines, as_json)
+
+
+@cli.command()
+@click.option("--quick", is_flag=True, help="The 4.4M-parameter model and few steps: under a minute.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--backend", default="numpy", show_default=True, help="numpy, or cupy on a GPU.")
+@_output
+def demo(quick: bool, out: Path, seed: int, backend: str, as_json: bool, quiet: bool) -> None:
+    """The main job on real weights and data: train, prune, prove it, merge, export, compare with controls."""
+    from sora_ref.run.demo import run_demo
+
+    facts, lines = run_demo(out, quick=quick, seed=seed, backend=backend, quiet=quiet, say=_say(quiet))
+    _show(facts, lines, as_json)
+
+
+@cli.command()
+@click.argument("names", nargs=-1)
+@_output
+def fetch(names: tuple[str, ...], as_json: bool, quiet: bool) -> None:
+    """Fetch the real weights and data (all of them by default) into the cache."""
+    from sora_ref.run.fetch import ARTEFACTS
+    from sora_ref.run.fetch import fetch as fetch_one
+
+    folders = {name: str(fetch_one(name, say=_say(quiet))) for name in names or ARTEFACTS}
+    _show(folders, [f"{name}: {folder}" for name, folder in folders.items()], as_json)
+
+
+def _load(run: Path, stage: int | None, backend: str | None, dtype: str | None, quiet: bool) -> Any:
+    from sora_ref.run.trained import load_trained
+
+    overrides = {key: value for key, value in (("backend", backend), ("dtype", dtype)) if value is not None}
+    return load_trained(run, stage=stage, overrides=overrides, say=_say(quiet))
+
+
+def _say(quiet: bool) -> Callable[[str], None]:
+    return (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
+
+
+def _show(facts: Any, lines: list[str], as_json: bool) -> None:
+    click.echo(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else "\n".join(lines))

@@ -1,0 +1,268 @@
+"""A run's configuration: a TOML file, overridden by flags, resolved into one frozen record."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import tomli_w
+from msgspec import Meta, Struct
+
+from sora_ref import GATE_RULES, listed_values, stage_values
+from sora_ref.checks import require
+from sora_ref.errors import SoRAError
+from sora_ref.gate import GateRule
+from sora_ref.models.bert import LINEAR_KINDS
+from sora_ref.optim import SGD, AdamW, Optimiser
+from sora_ref.schedules import Schedule, algorithm_1_values, constant, linear_warmup_decay, released_linear
+from sora_ref.step import Recipe
+
+Whole = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+NonNegative = Annotated[float, Meta(ge=0)]
+Probability = Annotated[float, Meta(ge=0, lt=1)]
+
+
+class Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of the file; a key that is none of its fields is an error."""
+
+
+class ModelSection(Section, frozen=True):
+    """path: a Hugging Face BERT folder, or the name of one that is fetched.  dtype of the work: see `Config`."""
+
+    path: str = "minilm"
+    head: Literal["cls", "mean"] = "mean"
+    max_length: Positive = 128
+
+
+class TaskSection(Section, frozen=True):
+    """name: a task of `TASK_NAMES`; path: its folder; for "table": files by split and the names of their columns."""
+
+    name: str = "movies"
+    path: str | None = None
+    files: dict[str, str] = {}
+    text: str | None = None
+    pair: str | None = None
+    label: str | None = None
+    id: str | None = None
+    labels: list[str] | None = None
+    kind: Literal["classification", "regression"] = "classification"
+    header: bool = True
+    split_seed: Whole = 0
+
+
+class AdapterSection(Section, frozen=True):
+    """kinds: linear layers that carry an adapter, none for the head alone.  gate: "normal" for N(0, 1), or a number.
+
+    gated: false trains a plain LoRA, with gates fixed at 1.  norms, biases: also train the encoder's own.
+    """
+
+    kinds: tuple[str, ...] = tuple(LINEAR_KINDS)
+    r: Whole = 8
+    alpha: float = 16.0
+    gate: float | Literal["normal"] = "normal"
+    gated: bool = True
+    dropout: Probability = 0.0
+    norms: bool = False
+    biases: bool = False
+
+
+class GateSection(Section, frozen=True):
+    """rule: one of `GATE_RULES`; strength: its ξ or λ; lr: the gates' own peak learning rate (else train.lr).
+
+    gradient: "zero" is the control in which the data have no say.  loss_l1: the released rule's second L1 term.
+    """
+
+    rule: str = "adamw-xi"
+    strength: NonNegative = 5e-4
+    lr: NonNegative | None = None
+    gradient: Literal["data", "zero"] = "data"
+    loss_l1: NonNegative | None = None
+
+
+class TrainSection(Section, frozen=True):
+    """The optimiser and the loop.  warmup: a share of the steps.  clip 0 clips nothing.  Periods are in steps."""
+
+    epochs: Positive = 2
+    batch: Positive = 32
+    lr: NonNegative = 1e-3
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    schedule: Literal["linear", "constant", "released"] = "linear"
+    warmup: Annotated[float, Meta(ge=0, le=1)] = 0.06
+    weight_decay: NonNegative = 0.0
+    clip: NonNegative = 1.0
+    hidden_dropout: Probability = 0.0
+    attention_dropout: Probability = 0.0
+    microbatch_tokens: Positive = 256
+    bucket_batches: Positive = 16
+    log_every: Positive = 10
+    checkpoint_every: Positive = 100
+
+
+class ScheduleSection(Section, frozen=True):
+    """The sparsifying scheduler (SoRA Algorithm 1).
+
+    kind "algorithm-1": start, stop, delta; "constant", "linear", "log_linear", "exp_linear": start, stop, stages;
+    "list": values.  epochs: of every stage after the first, which has train.epochs.  reset_moments: start each stage
+    with fresh optimiser moments and step count (the released code keeps them).
+    """
+
+    kind: Literal["algorithm-1", "constant", "linear", "log_linear", "exp_linear", "list"] = "algorithm-1"
+    start: NonNegative = 0.0
+    stop: NonNegative = 0.0
+    delta: float | None = None
+    stages: Positive = 1
+    values: list[float] = []
+    overshoot: bool = False
+    epochs: Positive = 5
+    reset_moments: bool = True
+    memorization_examples: Positive = 1000
+
+    def strengths(self) -> tuple[float, ...]:
+        """ξ (or λ) of every stage."""
+        if self.kind == "list":
+            return listed_values(self.values)
+        if self.kind == "algorithm-1":
+            require(self.delta is not None, "schedule.delta is missing: expected the step of algorithm-1")
+            return algorithm_1_values(self.start, self.stop, self.delta or 0.0, overshoot=self.overshoot)
+        return stage_values(self.kind, self.start, self.stop, self.stages)
+
+
+class Config(Section, frozen=True):
+    """Everything that decides a run's numbers; and `workers`, threads that do not (0: one per core)."""
+
+    seed: Whole = 0
+    workers: Whole = 0
+    backend: str = "numpy"
+    dtype: Literal["float32", "float64"] = "float32"
+    kernels: Literal["backend", "reference"] = "backend"
+    model: ModelSection = ModelSection()
+    task: TaskSection = TaskSection()
+    adapter: AdapterSection = AdapterSection()
+    gate: GateSection = GateSection()
+    train: TrainSection = TrainSection()
+    schedule: ScheduleSection | None = None
+
+    def recipe(self) -> Recipe:
+        """What stays the same from step to step."""
+        rule = self.gate_rule()
+        optimiser: Optimiser = SGD(weight_decay=self.train.weight_decay)
+        if self.train.optimiser == "adamw":
+            released = rule.name == "released"
+            optimiser = AdamW(
+                weight_decay=self.train.weight_decay,
+                eps_on="raw" if released else "corrected",
+                decays="after" if released else "before",
+            )
+        return Recipe(
+            optimiser=optimiser,
+            gate_rule=rule,
+            clip=self.train.clip or None,
+            clip_eps=1e-6 if rule.name == "released" else 0.0,
+            gate_gradient=self.gate.gradient,
+        )
+
+    def gate_rule(self) -> GateRule:
+        """The gate rule by its name, with this configuration's second L1 term where it gives one."""
+        name = self.gate.rule
+        require(name in GATE_RULES, f"gate.rule is {name!r}: expected one of {', '.join(GATE_RULES)}")
+        rule = GATE_RULES[name]
+        return rule if self.gate.loss_l1 is None else rule.replace(loss_l1=self.gate.loss_l1)
+
+    def learning_rates(self, total: int) -> tuple[Schedule, Schedule]:
+        """The schedules of the weights and of the gates over `total` steps."""
+        peaks = (self.train.lr, self.train.lr if self.gate.lr is None else self.gate.lr)
+        warmup = int(self.train.warmup * total)
+        make = {
+            "linear": lambda peak: linear_warmup_decay(peak, total, warmup),
+            "released": lambda peak: released_linear(peak, total, warmup),
+            "constant": constant,
+        }[self.train.schedule]
+        return make(peaks[0]), make(peaks[1])
+
+
+def load_config(path: Path | None, overrides: Mapping[str, Any]) -> Config:
+    """The file's configuration (the defaults where it is None) with `overrides`, dotted key -> value, put on top.
+
+    Raises SoRAError, naming file and key, for a file that cannot be read, is no TOML, or holds an unknown key or a
+    value of the wrong kind.
+    """
+    tree: dict[str, Any] = {}
+    where = "the flags"
+    if path is not None:
+        where = str(path)
+        try:
+            tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise SoRAError(f"{path}: cannot be read ({error.strerror}): expected a TOML file") from error
+        except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
+            raise SoRAError(f"{path}: not TOML ({error}): expected a configuration") from error
+    for dotted, value in overrides.items():
+        _put(tree, dotted, value)
+    try:
+        config = msgspec.convert(tree, Config)
+    except msgspec.ValidationError as error:
+        raise SoRAError(f"{where}: {_plain(str(error))}") from error
+    config.gate_rule()
+    if config.schedule is not None:
+        config.schedule.strengths()
+    unknown = sorted(set(config.adapter.kinds) - set(LINEAR_KINDS))
+    require(not unknown, f"adapter.kinds has {', '.join(unknown)}: expected some of {', '.join(LINEAR_KINDS)}")
+    return config
+
+
+def dump_config(config: Config) -> str:
+    """The configuration as TOML, every field spelled out; `load_config` gives it back."""
+    tree = msgspec.to_builtins(config)
+    return tomli_w.dumps(_without_none(tree))
+
+
+def differences(a: Config, b: Config) -> list[str]:
+    """The dotted keys in which two configurations differ, but for those that no number depends on."""
+    flat_a, flat_b = (_flat(msgspec.to_builtins(config)) for config in (a, b))
+    keys = (flat_a.keys() | flat_b.keys()) - {"workers"}
+    return sorted(key for key in keys if flat_a.get(key) != flat_b.get(key))
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Split KEY=VALUE into key and value, the value as TOML would read it, else as a plain string."""
+    key, equals, value = text.partition("=")
+    require(bool(equals) and bool(key.strip()), f"--set {text}: expected KEY=VALUE, as in train.lr=1e-3")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *tables, key = dotted.split(".")
+    for table in tables:
+        tree = tree.setdefault(table, {})
+        require(isinstance(tree, dict), f"{dotted}: {table} is a value: expected a table")
+    tree[key] = value
+
+
+def _plain(message: str) -> str:
+    """msgspec's sentence with its JSON path in the words of the file."""
+    text, _, place = message.partition(" - at `$")
+    place = place.rstrip("`").lstrip(".").replace("[...]", "")
+    return f"{place}: {text}" if place else text
+
+
+def _without_none(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _without_none(value) for key, value in tree.items() if value is not None}
+    return tree
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and key != "files":
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,39 @@
+"""Logits of a whole data set, and their score."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sora_ref.models import classifier_forward
+from sora_ref.run.metrics import evaluate
+from sora_ref.run.setup import Labels, Params, Setup
+from sora_ref.run.text import Encoded, microbatches, pad
+from sora_ref.run.workers import worker_pool
+
+_TOKENS = 1024  # of an evaluation microbatch
+
+
+def predict_logits(setup: Setup, trained: Params, encoded: Encoded) -> np.ndarray:
+    """Logits (n, outputs) on the host, in the order of the examples; no dropout."""
+    params = setup.all_params(trained)
+    logits = np.empty((len(encoded.ids), setup.model.outputs), setup.config.dtype)
+
+    def evaluate_rows(rows: np.ndarray) -> None:
+        batch = pad(encoded, rows, setup.backend)
+        out, _ = classifier_forward(setup.model, params, batch, scales=setup.scales, ops=setup.ops)
+        logits[rows] = setup.backend.to_host(out)
+
+    with worker_pool(setup.config.workers) as each:
+        for _ in each(evaluate_rows, microbatches(encoded.lengths, np.arange(len(encoded.ids)), _TOKENS)):
+            pass
+    return logits
+
+
+def predictions(labels: Labels, logits: np.ndarray) -> np.ndarray:
+    """Class indices (n,), or values (n,) for regression; ties go to the first class."""
+    return logits[:, 0] if labels.kind == "regression" else np.argmax(logits, axis=1)
+
+
+def score(labels: Labels, logits: np.ndarray, expected: np.ndarray) -> dict[str, float]:
+    """The task's metrics of these logits."""
+    return evaluate(labels.metrics, predictions(labels, logits), expected)

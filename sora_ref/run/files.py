@@ -1,0 +1,135 @@
+"""Files that are never half-written, and are checked when they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sora_ref.checks import require
+from sora_ref.errors import SoRAError
+
+_DIGEST = "sha256"
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write the whole file or leave what was there: a temporary sibling, flushed to disk, then renamed over `path`.
+
+    Raises SoRAError where the folder cannot be written or the disk is full.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        if temporary is not None:
+            with suppress(OSError):
+                os.unlink(temporary)
+        raise SoRAError(
+            f"{path}: cannot be written ({error.strerror}): expected a writable folder with room"
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_bytes` of indented JSON."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def tensor_bytes(tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> bytes:
+    """Tensors and JSON-able facts as one safetensors file, with a digest over names, dtypes, shapes and bytes."""
+    from safetensors.numpy import save
+
+    whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}  # safetensors 0.8 scrambles others
+    metadata = {key: json.dumps(value) for key, value in facts.items()}
+    metadata[_DIGEST] = _digest(whole, metadata)
+    return save(whole, metadata)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What `tensor_bytes` made; SoRAError, naming the file, where it is missing, truncated or changed."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except OSError as error:
+        raise SoRAError(f"{path}: cannot be read ({error.strerror or error}): expected a checkpoint") from error
+    except SafetensorError as error:
+        raise SoRAError(f"{path}: truncated or no safetensors file ({error}): expected a checkpoint") from error
+    stored = metadata.pop(_DIGEST, None)
+    require(stored is not None, f"{path}: no {_DIGEST} in its metadata: expected a checkpoint of sora-ref")
+    require(stored == _digest(tensors, metadata), f"{path}: damaged, its {_DIGEST} does not match its contents")
+    return tensors, {key: json.loads(value) for key, value in metadata.items()}
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Append JSON lines; a line cut short by a kill is dropped when they are read."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            for record in records:
+                file.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise SoRAError(
+            f"{path}: cannot be written ({error.strerror}): expected a writable folder with room"
+        ) from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole JSON lines of a file; none where it does not exist."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError):
+            records.append(json.loads(line))
+    return records
+
+
+def keep_lines(path: Path, last_step: int) -> None:
+    """Drop the records of steps after `last_step`, and any line cut short: what a resumed run will write again."""
+    if path.exists():
+        kept = [record for record in read_lines(path) if record["step"] <= last_step]
+        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def _digest(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(dict(sorted(metadata.items()))).encode())
+    for name, array in sorted(tensors.items()):
+        digest.update(json.dumps([name, array.dtype.str, array.shape]).encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,68 @@
+"""What is in a run, a pruned or merged folder, or a PEFT adapter, without loading the base model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sora_ref import SoRA, count_parameters, module_ranks
+from sora_ref.checks import require
+from sora_ref.peft import adapters_from, read_adapter
+from sora_ref.run.checkpoint import read_checkpoint
+from sora_ref.run.trained import find_checkpoint
+
+
+def inspect_path(path: Path, stage: int | None = None) -> tuple[dict[str, Any], list[str]]:
+    """Facts for a program, and lines for a person; SoRAError where `path` is none of the four."""
+    require(path.exists(), f"{path}: no such file or folder: expected a run, a pruned folder or a PEFT adapter")
+    if (path / "adapter_config.json").is_file():
+        peft = read_adapter(path)
+        adapters, saved = adapters_from(peft), peft.saved
+        facts: dict[str, Any] = {
+            "file": str(path),
+            "kind": "PEFT adapter",
+            "base": peft.config.get("base_model_name_or_path"),
+        }
+        gated = False
+    else:
+        _, file = find_checkpoint(path, stage)
+        trained = read_checkpoint(file)
+        params = trained.params
+        gated = any(name.endswith(".sora_g") for name in params)
+        adapters = {module: _adapter(params, module, s) for module, s in trained.scales.items()}
+        saved = {name: array for name, array in params.items() if ".sora_" not in name}
+        facts = {"file": str(file), "kind": "SoRA" if gated else "LoRA", "step": trained.position.step}
+        facts |= {"task": trained.labels.kind, "labels": list(trained.labels.names)}
+
+    hidden = saved["classifier.weight"].shape[1]
+    counts = count_parameters(adapters, hidden=hidden, head=sum(array.size for array in saved.values()))
+    ranks = module_ranks(adapters)
+    facts |= {"counts": counts._asdict(), "scales": {m: a.s for m, a in adapters.items()}, "ranks": ranks}
+    if gated:
+        facts["gates"] = {module: adapter.g.tolist() for module, adapter in adapters.items()}
+    return facts, _lines(facts, adapters, gated)
+
+
+def _adapter(params: Mapping[str, np.ndarray], module: str, s: float) -> SoRA:
+    A, B = params[f"{module}.sora_A"], params[f"{module}.sora_B"]
+    return SoRA(A, params.get(f"{module}.sora_g", np.ones(A.shape[0], A.dtype)), B, s)
+
+
+def _lines(facts: Mapping[str, Any], adapters: Mapping[str, SoRA], gated: bool) -> list[str]:
+    counts = facts["counts"]
+    lines = [
+        f"{facts['kind']} in {facts['file']}",
+        f"components kept: {counts['kept']} of {counts['components']}",
+        f"parameters retained: {counts['retained']:,} of {counts['total']:,}; with gates {counts['with_gates']:,}; "
+        f"with head {counts['with_head']:,}; the released counter says {counts['released']:,}",
+    ]
+    width = max((len(module) for module in adapters), default=0)
+    for module, adapter in adapters.items():
+        line = f"  {module:<{width}}  rank {facts['ranks'][module]} of {adapter.rank}  s {adapter.s:g}"
+        if gated and adapter.rank:
+            line += "  g " + " ".join("0" if g == 0 else f"{g:+.3f}" for g in adapter.g.tolist())
+        lines.append(line)
+    return lines

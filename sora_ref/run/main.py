@@ -1,0 +1,52 @@
+"""The console script `sora-ref`: one sentence and a non-zero exit where something is wrong, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 1 bad input, 2 wrong usage, 130 interrupted, 70 a bug of ours."""
+    try:
+        import click
+
+        from sora_ref.errors import SoRAError
+        from sora_ref.run.cli import cli
+        from sora_ref.run.interrupt import Interrupted
+    except ImportError as error:
+        _leave(1, f"the command line needs more packages ({error.name} is missing): pip install 'sora_ref[run]'")
+    try:
+        cli.main(prog_name="sora-ref", standalone_mode=False)
+    except SoRAError as error:
+        _leave(1, str(error))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except Interrupted as stopped:
+        _leave(130, str(stopped))
+    except (KeyboardInterrupt, click.Abort):
+        _leave(130, "interrupted")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _leave(1, f"{where}{error.strerror or error}")
+    except MemoryError:
+        _leave(1, "out of memory: lower train.microbatch_tokens or the model's size")
+    except Exception as error:
+        if os.environ.get("SORA_REF_DEBUG"):
+            raise
+        _leave(
+            70, f"a bug of sora-ref, please report it: {type(error).__name__}: {error} (SORA_REF_DEBUG=1 shows where)"
+        )
+
+
+def _leave(status: int, sentence: str) -> None:
+    print(f"sora-ref: {' '.join(sentence.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

