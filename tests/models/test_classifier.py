@@ -1,0 +1,249 @@
+"""The heads and losses, and the whole network's gradient: its direction, its microbatches, its order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import Space
+
+from sora_ref import SoRAError, combine_microbatches
+from sora_ref.bounds import gamma
+from sora_ref.models import (
+    Batch,
+    Classifier,
+    classifier_backward,
+    classifier_forward,
+    classifier_shapes,
+    cross_entropy,
+    squared_error,
+)
+from sora_ref.models.classifier import mean_weights
+
+from .tiny import CONFIG, KINDS, Case, Rounding, check_vjp, complex_step, make_case
+
+Head = Literal["cls", "mean"]
+F64 = 2.0**-53
+SEEDS = st.integers(0, 999)
+HEADS = st.sampled_from(["cls", "mean"])
+OUTPUTS = st.sampled_from([1, 3])
+SUBSETS = st.lists(st.sampled_from(KINDS), unique=True)
+RATES = st.sampled_from([0.0, 0.3])
+
+
+def check_derivative(case: Case, seed: int, *, by_name: bool) -> None:
+    def loss(params: Any) -> Any:
+        return case.loss(case.forward(params=params)[0])[0]
+
+    def gradients(params: Any) -> Any:
+        results = case.results(str(next(iter(params.values())).dtype))
+        return {name: results[name] for name in params}
+
+    check_vjp(loss, gradients, case.params, np.random.default_rng(seed), by_name=by_name)
+
+
+@given(seed=SEEDS, head=HEADS, outputs=OUTPUTS, kinds=SUBSETS, p=RATES)
+def test_the_gradient_is_the_derivative_of_the_loss(
+    seed: int, head: Head, outputs: int, kinds: list[str], p: float
+) -> None:
+    case = make_case(seed, head=head, outputs=outputs, kinds=kinds, lengths=(4, 2), p=p)
+    check_derivative(case, seed, by_name=False)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("head", ["cls", "mean"])
+def test_each_gradient_by_its_name_is_the_derivative_of_the_loss(head: Head, outputs: int) -> None:
+    check_derivative(make_case(21, head=head, outputs=outputs, p=0.3), 22, by_name=True)
+
+
+@given(seed=SEEDS, head=HEADS, outputs=OUTPUTS, p=RATES, split=st.permutations(range(4)), at=st.integers(1, 3))
+def test_gradients_sum_over_microbatches_and_forget_the_order_of_examples(
+    seed: int, head: Head, outputs: int, p: float, split: list[int], at: int
+) -> None:
+    case = make_case(seed, head=head, outputs=outputs, p=p)
+
+    def mean(parts: list[list[int]], dtype: str = "float64") -> Any:
+        summed = [case.take(rows).results(dtype) for rows in parts]
+        logits = np.empty((4, outputs), dtype)
+        for rows, result in zip(parts, summed, strict=True):
+            logits[rows] = result.pop("logits")
+        return {"logits": logits, **combine_microbatches(summed, 4)}
+
+    whole = [[0, 1, 2, 3]]
+    rounding = Rounding.of(lambda dtype: mean(whole, dtype))
+    rounding.check(mean([split[:at], split[at:]]), mean(whole))
+
+
+@given(seed=SEEDS, head=HEADS, more=st.integers(1, 2))
+def test_padding_changes_neither_logits_nor_gradients_beyond_rounding(seed: int, head: Head, more: int) -> None:
+    case = make_case(seed, head=head)
+    expected = case.results()
+    found = case.pad(more, token=5).results()
+    positions = "embeddings.position_embeddings.weight"
+    assert not np.any(found[positions][max(case.lengths) :]), "padding must not train the places it stands in"
+    Rounding.of(case.results).check(found, expected)
+
+
+def test_a_sequence_without_tokens_leaves_logits_and_gradients_finite() -> None:
+    for head in ("cls", "mean"):
+        case = make_case(1, head=head, lengths=(3, 3))
+        mask = case.batch.mask.copy()
+        mask[1] = False
+        results = replace(case, batch=case.batch._replace(mask=mask)).results()
+        assert all(np.all(np.isfinite(value)) for value in results.values())
+        if head == "mean":
+            assert np.array_equal(results["logits"][1], case.params["classifier.bias"]), "the mean of nothing is 0"
+
+
+@given(seed=SEEDS, head=HEADS, data=st.data())
+def test_wanted_gradients_are_those_entries_of_the_full_gradient_bitwise(
+    seed: int, head: Head, data: st.DataObject
+) -> None:
+    case = make_case(seed, head=head, p=0.2)
+    full = case.results()
+    wanted = data.draw(st.lists(st.sampled_from(sorted(case.params)), unique=True, max_size=8))
+    some = case.results(wanted=wanted)
+    assert sorted(some) == sorted([*wanted, "logits", "loss"])
+    assert all(some[name].tobytes() == full[name].tobytes() for name in wanted)
+    assert set(full) == {*case.params, "logits", "loss"}
+
+
+def test_the_cls_head_reads_the_first_state_through_tanh_and_the_mean_head_all_states() -> None:
+    case = make_case(2, head="cls")
+    logits, cache = case.forward()
+    states = cache.classifier.x
+    first = np.tanh(hidden(case)[:, 0] @ case.params["pooler.dense.weight"].T + case.params["pooler.dense.bias"])
+    assert np.max(np.abs(states - first)) <= 4 * gamma(10, F64) * 30  # |h|₁|w|: below 30 here
+    mean = make_case(2, head="mean")
+    _, cache = mean.forward()
+    by_hand = np.stack([h[:n].mean(axis=0) for h, n in zip(hidden(mean), mean.lengths, strict=True)])
+    assert np.max(np.abs(cache.classifier.x - by_hand)) <= 2 * gamma(8, F64) * np.max(np.abs(hidden(mean)))
+    assert logits.shape == (4, 3)
+
+
+def hidden(case: Case) -> npt.NDArray[Any]:
+    from sora_ref.models import bert_forward
+
+    out: npt.NDArray[Any] = bert_forward(CONFIG, case.params, case.batch, scales=case.scales)[0]
+    return out
+
+
+def test_classifier_dropout_scales_what_it_keeps() -> None:
+    case = replace(make_case(3, head="mean", p=0.3, kinds=()), scales={})
+    _, cache = case.forward()
+    assert cache.keep is not None
+    assert cache.classifier.x.shape == cache.keep.shape
+    assert not np.any(cache.classifier.x[~cache.keep])
+    assert np.all(cache.classifier.x[cache.keep] != 0)
+
+
+def test_mean_weights_share_one_among_the_tokens_and_nothing_among_none(floats: Space) -> None:
+    mask = floats.asarray([[True, True, False, False], [False] * 4, [True] * 4], "bool")
+    weights = floats.to_numpy(mean_weights(mask, floats.asarray([0.0]).dtype))
+    assert weights.tolist() == [[0.5, 0.5, 0, 0], [0] * 4, [0.25] * 4]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("head", "outputs"), [("cls", 3), ("mean", 1)])
+def test_the_classifier_runs_in_every_array_space(floats: Space, head: Head, outputs: int, dtype: str) -> None:
+    case = make_case(4, head=head, outputs=outputs, p=0.2)
+
+    def put(names: Collection[str], kind: str) -> dict[str, Any]:
+        return {name: floats.asarray(case.params[name], kind) for name in names}
+
+    ids, types, mask = case.batch
+    batch = Batch(floats.asarray(ids, "int64"), floats.asarray(types, "int64"), floats.asarray(mask, "bool"))
+    dropout = case.dropout(lambda keep: floats.asarray(keep, "bool"))
+    params = put(case.params, dtype)
+    logits, cache = classifier_forward(case.model, params, batch, scales=case.scales, dropout=dropout)
+    labels = floats.asarray(case.labels, dtype if outputs == 1 else "int64")
+    loss, dlogits = case.loss(logits, labels)
+    grads = classifier_backward(dlogits, cache, params)
+    found = {name: floats.to_numpy(v) for name, v in {"logits": logits, "loss": loss, **grads}.items()}
+    assert {str(value.dtype) for value in found.values()} == {dtype}
+    Rounding.of(case.results).check(found, case.results(), 1.0 if dtype == "float64" else 2.0**29)
+
+
+LOGITS = np.random.default_rng(5).integers(-512, 512, (6, 4)) / 64
+LABELS = np.array([0, 3, 1, 1, 2, 0])
+
+
+def test_cross_entropy_is_minus_the_log_likelihood(floats: Space) -> None:
+    loss, grad = cross_entropy(floats.asarray(LOGITS), floats.asarray(LABELS, "int64"))
+    rows = [math.log(math.fsum(map(math.exp, row))) - row[label] for row, label in zip(LOGITS, LABELS, strict=True)]
+    # of each row: |logit| <= 8 enters exp exactly; exp, 4 sums, log, difference, 6 rows
+    assert abs(float(floats.to_numpy(loss)) - math.fsum(rows)) <= 2 * gamma(14, F64) * (math.fsum(rows) + 6 * 8)
+    grad = floats.to_numpy(grad)
+    assert np.max(np.abs(grad.sum(axis=1))) <= gamma(2 * 4 + 2, F64) * 2
+    assert np.all((grad < 0) == (np.arange(4) == LABELS[:, None]))
+
+
+def test_cross_entropy_gradient_is_the_derivative() -> None:
+    check_vjp(
+        lambda p: cross_entropy(p["logits"], LABELS)[0],
+        lambda p: {"logits": cross_entropy(p["logits"], LABELS)[1]},
+        {"logits": np.random.default_rng(6).standard_normal((6, 4))},
+        np.random.default_rng(7),
+    )
+
+
+def test_cross_entropy_is_shift_invariant_bitwise_on_dyadic_logits(floats: Space) -> None:
+    results = [cross_entropy(floats.asarray(L), floats.asarray(LABELS, "int64")) for L in (LOGITS, LOGITS + 1024.25)]
+    for a, b in zip(*results, strict=True):
+        assert floats.to_numpy(a).tobytes() == floats.to_numpy(b).tobytes()
+
+
+def test_cross_entropy_of_extreme_logits_is_finite_and_exact(floats: Space) -> None:
+    loss, grad = cross_entropy(floats.asarray([[1e4, -1e4], [-1e4, 1e4]]), floats.asarray([0, 0], "int64"))
+    assert float(floats.to_numpy(loss)) == 2e4
+    assert floats.to_numpy(grad).tolist() == [[0, 0], [-1, 1]]
+
+
+def test_squared_error_and_its_gradient_are_exact(xp: Space) -> None:
+    loss, grad = squared_error(xp.asarray([[1.5], [-2.0], [0.0]]), xp.asarray([0.5, 1.0, 0.25]))
+    assert xp.to_numpy(loss).ravel()[0] == Fraction(1) + 9 + Fraction(1, 16)
+    assert xp.to_numpy(grad).tolist() == [[2], [-6], [-0.5]]
+
+
+def test_losses_are_sums_over_examples(floats: Space) -> None:
+    twice = [floats.asarray(np.concatenate([LOGITS, LOGITS])), floats.asarray(np.tile(LABELS, 2), "int64")]
+    once, one = cross_entropy(floats.asarray(LOGITS), floats.asarray(LABELS, "int64"))
+    loss, grad = cross_entropy(*twice)
+    assert abs(float(floats.to_numpy(loss)) - 2 * float(floats.to_numpy(once))) <= 2 * gamma(12, F64) * float(
+        floats.to_numpy(loss)
+    )
+    assert floats.to_numpy(grad)[6:].tobytes() == floats.to_numpy(one).tobytes()
+
+
+def test_head_shapes_are_those_of_transformers() -> None:
+    assert classifier_shapes(Classifier(CONFIG, "mean", 2)) == {"classifier.weight": (2, 8), "classifier.bias": (2,)}
+    pooler = {"pooler.dense.weight": (8, 8), "pooler.dense.bias": (8,)}
+    assert classifier_shapes(Classifier(CONFIG, "cls", 1)) == {
+        **pooler,
+        "classifier.weight": (1, 8),
+        "classifier.bias": (1,),
+    }
+
+
+def test_a_head_that_does_not_exist_is_refused_in_a_sentence() -> None:
+    wrong: Any = "max"
+    with pytest.raises(SoRAError, match="head is 'max': expected 'cls' or 'mean'"):
+        Classifier(CONFIG, wrong, 2)
+    with pytest.raises(SoRAError, match="0 outputs: expected at least 1"):
+        Classifier(CONFIG, "cls", 0)
+
+
+def test_the_derivative_check_sees_a_gradient_that_is_wrong_in_one_place() -> None:
+    case = make_case(8)
+    name = "encoder.layer.0.output.dense.sora_g"
+    along = {name: np.array([0.0, 1.0, 0.0])}
+    slope = complex_step(lambda p: case.loss(case.forward(params=p)[0])[0], case.params, along)
+    assert abs(float(slope)) > 1e-3, "a closed gate has a gradient of its own"
