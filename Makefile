@@ -32,7 +32,7 @@ oracles: .venv/oracles  ## Compare live with PyTorch, transformers and PEFT (ins
 	$(BIN)/python -m pytest tests/oracles
 
 vectors: .venv/oracles  ## Regenerate the golden vectors in tests/vectors.
-	$(BIN)/python tests/make_vectors.py
+	$(BIN)/python tests/support/make_vectors.py
 
 clean:  ## Remove everything that is built or cached, but no run.
 	rm -rf .venv .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

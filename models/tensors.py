@@ -46,9 +46,9 @@ def read_tensors(path: Path, wanted: Callable[[str], bool] = lambda key: True) -
         data = path.read_bytes()
         entries: list[tuple[str, dict[str, Any]]] = deserialize(data)  # type: ignore[no-untyped-call]
     except OSError as error:
-        raise SoRAError(f"{path} cannot be read: {error.strerror}") from error
+        raise SoRAError(f"{path} cannot be read: {error.strerror}: expected tensors") from error
     except SafetensorError as error:
-        raise SoRAError(f"{path} is damaged or truncated, no safetensors file: {error}") from error
+        raise SoRAError(f"{path} is damaged or truncated, no safetensors file: {error}: expected tensors") from error
     entries = sorted((entry for entry in entries if wanted(entry[0])), key=lambda entry: entry[0])
     arrays = {key: _array(path, key, entry) for key, entry in entries}
     cast = {key: entry["dtype"] for key, entry in entries if entry["dtype"] in _HALF}

@@ -83,7 +83,7 @@ def sora_linear_forward(
 
     y = x @ W0.T  # (n, in) -> (n, out)
     if b is not None:
-        y = y + b
+        y += b
 
     h, z = x, None
     if keep is not None:
@@ -91,7 +91,7 @@ def sora_linear_forward(
         h = xp.where(keep, x / (1 - p), xp.zeros_like(x))
     if adapter is not None:
         z = h @ adapter.A.T  # (n, in) -> (n, r)
-        y = y + (adapter.s * (z * adapter.g)) @ adapter.B.T  # (n, r) -> (n, out)
+        y += (adapter.s * (z * adapter.g)) @ adapter.B.T  # (n, r) -> (n, out)
 
     return xp.reshape(y, (*leading, W0.shape[0])), LinearCache(x, h, z, W0, adapter, keep, p, leading)
 
@@ -136,7 +136,7 @@ def sora_linear_backward(
             dA, dB = _spread(dA, 0, active, adapter.rank), _spread(dB, 1, active, adapter.rank)
         if dx_ is not None:
             dh = w @ A  # term 5: through the branch, (n, r) -> (n, in)
-            dx_ = dx_ + (dh if keep is None else xp.where(keep, dh / (1 - p), xp.zeros_like(dh)))
+            dx_ += dh if keep is None else xp.where(keep, dh / (1 - p), xp.zeros_like(dh))
 
     return LinearGrads(
         dx=None if dx_ is None else xp.reshape(dx_, (*leading, W0.shape[1])),

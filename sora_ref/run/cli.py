@@ -108,6 +108,7 @@ def evaluate(
     """Score a trained model on its task."""
     from sora_ref.run.evaluate import predict_logits, score
     from sora_ref.run.setup import read_task
+    from sora_ref.run.summary import score_words
     from sora_ref.run.text import encode
 
     loaded = _load(run, stage, backend, dtype, quiet)
@@ -121,7 +122,7 @@ def evaluate(
             found[name] = score(loaded.setup.labels, predict_logits(loaded.setup, loaded.params, part), part.labels)
         elif split is not None:
             raise SoRAError(f"split {split} of task {task.name} has no labels: expected some to score against")
-    lines = [f"{name}: " + ", ".join(f"{m} {v:.4f}" for m, v in scores.items()) for name, scores in found.items()]
+    lines = [f"{name}: {score_words(scores)}" for name, scores in found.items()]
     _show(found, lines, as_json)
 
 
@@ -282,4 +283,6 @@ def _say(quiet: bool) -> Callable[[str], None]:
 
 
 def _show(facts: Any, lines: list[str], as_json: bool) -> None:
-    click.echo(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else "\n".join(lines))
+    from sora_ref.run.files import to_json
+
+    click.echo(to_json(facts, indent=2) if as_json else "\n".join(lines))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import tomli_w
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from sora_ref import GATE_RULES, listed_values, stage_values
 from sora_ref.checks import require
@@ -39,7 +41,10 @@ class ModelSection(Section, frozen=True):
 
 
 class TaskSection(Section, frozen=True):
-    """name: a task of `TASK_NAMES`; path: its folder; for "table": files by split and the names of their columns."""
+    """name: a task of `TASK_NAMES`; path: its folder; for "table": files by split and the names of their columns.
+
+    limit: take only so many examples of each split, its first.
+    """
 
     name: str = "movies"
     path: str | None = None
@@ -52,6 +57,7 @@ class TaskSection(Section, frozen=True):
     kind: Literal["classification", "regression"] = "classification"
     header: bool = True
     split_seed: Whole = 0
+    limit: Positive | None = None
 
 
 class AdapterSection(Section, frozen=True):
@@ -204,14 +210,36 @@ def load_config(path: Path | None, overrides: Mapping[str, Any]) -> Config:
         _put(tree, dotted, value)
     try:
         config = msgspec.convert(tree, Config)
+        _check(config)
     except msgspec.ValidationError as error:
         raise SoRAError(f"{where}: {_plain(str(error))}") from error
+    except SoRAError as error:
+        raise SoRAError(f"{where}: {error}") from error
+    return config
+
+
+def _check(config: Config) -> None:
+    """What the types of the fields do not say."""
+    for key, value in _flat(msgspec.to_builtins(config)).items():
+        require(not isinstance(value, float) or math.isfinite(value), f"{key} is {value}: expected a finite number")
     config.gate_rule()
     if config.schedule is not None:
         config.schedule.strengths()
     unknown = sorted(set(config.adapter.kinds) - set(LINEAR_KINDS))
     require(not unknown, f"adapter.kinds has {', '.join(unknown)}: expected some of {', '.join(LINEAR_KINDS)}")
-    return config
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The configuration with its folders and files spelled out from the root, so that it can be used from anywhere."""
+
+    def absolute(path: str | None) -> str | None:
+        return path if path is None else str(Path(path).expanduser().resolve())
+
+    model, task = config.model, config.task
+    if Path(model.path).expanduser().is_dir():
+        model = replace(model, path=absolute(model.path))
+    files = {split: str(absolute(path)) for split, path in task.files.items()}
+    return replace(config, model=model, task=replace(task, path=absolute(task.path), files=files))
 
 
 def dump_config(config: Config) -> str:

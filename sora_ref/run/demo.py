@@ -3,9 +3,10 @@
 Five runs of equal steps: the head alone; LoRA at r_max; SoRA; SoRA with the gate's data gradient zeroed; and the plain
 LoRA nearest in parameters to what SoRA's pruning leaves.  Then the pruning is proved, the model merged and exported.
 
-The setting lets the data decide who survives.  All gates start at the same value g0 and the thresholds of the whole run
-add up to more than g0, so without a data gradient every gate is zero at the end: the null model keeps nothing, and so
-does the control.  A component that is there at the end was kept by the data.
+The setting lets the data decide who survives.  The gates follow the paper's rule, a plain gradient step and T_{ηλ}: a
+component stays where the loss pulls at its gate harder than λ.  All gates start at the same value g0, and the
+thresholds of the whole run add up to more than g0, so without a data gradient every gate is zero at the end: the null
+model keeps nothing, and so does the control.  A component that is there at the end was kept by the data.
 """
 
 from __future__ import annotations
@@ -50,14 +51,16 @@ def demo_config(*, quick: bool, seed: int, backend: str) -> dict[str, Any]:
     if quick:
         return shared | {
             "model.path": "bert-tiny",
-            "model.max_length": 48,
+            "model.max_length": 32,
             "train.epochs": 1,
+            "task.limit": 1920,
             "train.batch": 64,
-            "train.lr": 5e-3,
-            "gate.lr": 3e-2,
-            "gate.strength": 1.2e-2,
+            "train.microbatch_tokens": 1024,
+            "train.lr": 1e-2,
+            "gate.lr": 1.3e-1,
+            "gate.strength": 4e-2,
         }
-    return shared | {"model.path": "minilm", "gate.lr": 1e-2, "gate.strength": 3e-3}
+    return shared | {"model.path": "minilm", "gate.rule": "paper", "gate.lr": 4.0, "gate.strength": 2.2e-3}
 
 
 def run_demo(

@@ -18,6 +18,7 @@ def predict_logits(setup: Setup, trained: Params, encoded: Encoded) -> np.ndarra
     params = setup.all_params(trained)
     logits = np.empty((len(encoded.ids), setup.model.outputs), setup.config.dtype)
 
+    @np.errstate(over="ignore", invalid="ignore")  # a score of what is no number is undefined, or refused
     def evaluate_rows(rows: np.ndarray) -> None:
         batch = pad(encoded, rows, setup.backend)
         out, _ = classifier_forward(setup.model, params, batch, scales=setup.scales, ops=setup.ops)

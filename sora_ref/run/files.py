@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -36,12 +37,13 @@ def write_bytes(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        if temporary is not None:
-            with suppress(OSError):
-                os.unlink(temporary)
         raise SoRAError(
             f"{path}: cannot be written ({error.strerror}): expected a writable folder with room"
         ) from error
+    finally:
+        if temporary is not None:
+            with suppress(OSError):  # renamed, where all went well
+                os.unlink(temporary)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -51,7 +53,27 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """`write_bytes` of indented JSON."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, to_json(value, indent=2) + "\n")
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON in which a number that is undefined (NaN, an infinity) is null, for JSON has no word for it."""
+    return json.dumps(_defined(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _defined(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _defined(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_defined(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed `write_bytes` left behind: hidden siblings of files it was about to write."""
+    for scrap in folder.glob(".*.*"):
+        if scrap.is_file():
+            scrap.unlink()
 
 
 def sync_folder(folder: Path) -> None:
@@ -67,7 +89,7 @@ def tensor_bytes(tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]) ->
     """Tensors and JSON-able facts as one safetensors file, with a digest over names, dtypes, shapes and bytes."""
     from safetensors.numpy import save
 
-    whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}  # safetensors 0.8 scrambles others
+    whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}  # safetensors 0.8 scrambles others
     metadata = {key: json.dumps(value) for key, value in facts.items()}
     metadata[_DIGEST] = _digest(whole, metadata)
     return save(whole, metadata)
@@ -102,7 +124,7 @@ def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     try:
         with path.open("a", encoding="utf-8") as file:
             for record in records:
-                file.write(json.dumps(record) + "\n")
+                file.write(to_json(record) + "\n")
     except OSError as error:
         raise SoRAError(
             f"{path}: cannot be written ({error.strerror}): expected a writable folder with room"
@@ -110,13 +132,22 @@ def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole JSON lines of a file; none where it does not exist."""
+    """The whole JSON lines of a file, without a last one that a kill cut short; none where there is no file.
+
+    Raises SoRAError, naming file and line, where a whole line is no JSON object.
+    """
     if not path.exists():
         return []
+    try:
+        whole = path.read_bytes().split(b"\n")[:-1]
+    except OSError as error:
+        raise SoRAError(f"{path}: cannot be read ({error.strerror}): expected JSON lines") from error
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with suppress(ValueError):
-            records.append(json.loads(line))
+    for number, line in enumerate(whole, start=1):
+        try:
+            records.append(dict(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise SoRAError(f"{path}, line {number}: damaged ({error}): expected a JSON object in UTF-8") from error
     return records
 
 
@@ -124,7 +155,7 @@ def keep_lines(path: Path, last_step: int) -> None:
     """Drop the records of steps after `last_step`, and any line cut short: what a resumed run will write again."""
     if path.exists():
         kept = [record for record in read_lines(path) if record["step"] <= last_step]
-        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+        write_text(path, "".join(to_json(record) + "\n" for record in kept))
 
 
 def _digest(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:

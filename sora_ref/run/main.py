@@ -17,7 +17,11 @@ def main() -> None:
     except ImportError as error:
         _leave(1, f"the command line needs more packages ({error.name} is missing): pip install 'sora_ref[run]'")
     try:
-        cli.main(prog_name="sora-ref", standalone_mode=False)
+        with cli.make_context("sora-ref", sys.argv[1:]) as context:
+            cli.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as done:  # --help and --version
+        sys.exit(done.exit_code)
     except SoRAError as error:
         _leave(1, str(error))
     except click.ClickException as error:

@@ -48,7 +48,8 @@ def draw_ranks(path: Path, ranks: Mapping[str, int], r: int) -> None:
 def draw_gates(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     """Every gate's value against the step; those that end at zero in a pale colour behind the others."""
     steps = [record["step"] for record in history]
-    values = np.array([[value for gate in record["gates"].values() for value in gate] for record in history])
+    modules = list(history[-1]["gates"])
+    values = np.array([[value for module in modules for value in record["gates"][module]] for record in history])
     alive = values[-1] != 0
     figure = _figure(8, 4)
     axes = figure.add_subplot()
@@ -60,7 +61,8 @@ def draw_gates(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     axes.set_xlabel("step")
     axes.set_ylabel("gate value")
     axes.set_title("gates over training", fontsize=10)
-    axes.legend(frameon=False, fontsize=8)
+    if values.size:
+        axes.legend(frameon=False, fontsize=8)
     _save(figure, path)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +91,12 @@ def model_folder(path: str, say: Say | None = None) -> Path:
 
 def read_task(config: Config, say: Say | None = None) -> Task:
     """The task of a configuration."""
+    found = _whole_task(config, say)
+    limit = config.task.limit
+    return replace(found, splits={name: examples[:limit] for name, examples in found.splits.items()})
+
+
+def _whole_task(config: Config, say: Say | None) -> Task:
     task = config.task
     columns = None if task.text is None else Columns(task.text, task.pair, task.label, task.id)
     return load_task(

@@ -68,6 +68,8 @@ def write_merged(loaded: Loaded, out: Path) -> None:
         weights = {name: array for name, array in weights.items() if not name.startswith("classifier.")}
 
     config = json.loads((setup.folder / "config.json").read_text(encoding="utf-8"))
+    config["dtype"] = setup.config.dtype
+    config.pop("torch_dtype", None)
     config["architectures"] = ["BertForSequenceClassification" if cls else "BertModel"]
     if cls:
         names = setup.labels.names or ("value",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,10 +61,15 @@ def finish(
 def null_model(config: Config, components: int, position: Position) -> dict[str, Any] | None:
     """What thresholds alone would leave, no gradient on the gates at all (SORA-NULL-1).
 
-    None where nothing is gated, or the rule's threshold is no single number.
+    None where nothing is gated, under the sparsifying scheduler, or where the rule's threshold is no single number.
     """
     rule = config.gate_rule()
-    if not config.adapter.gated or rule.scalar_amount(0.0, 0.0) is None or config.schedule is not None:
+    if (
+        components == 0
+        or not config.adapter.gated
+        or rule.scalar_amount(0.0, 0.0) is None
+        or config.schedule is not None
+    ):
         return None
     cut = position.threshold_sum
     if rule.threshold is released_threshold and position.step:
@@ -80,8 +86,13 @@ def read_summary(out: Path) -> dict[str, Any] | None:
         return None
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise SoRAError(f"{path}: cannot be read ({error}): expected the summary of a run") from error
+
+
+def score_words(scores: Mapping[str, float | None]) -> str:
+    """Scores for a person to read; a summary that was read back has None where one is undefined."""
+    return ", ".join(f"{name} {math.nan if value is None else value:.4f}" for name, value in scores.items())
 
 
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
@@ -89,7 +100,7 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     counts, null = summary["counts"], summary["null"]
     lines = [f"{summary['task']}: {summary['steps']} steps in {summary['seconds']:.0f} s of training"]
     for split, scores in summary["scores"].items():
-        lines.append(f"  {split}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+        lines.append(f"  {split}: " + score_words(scores))
     kept = f"  components kept: {counts['kept']} of {counts['components']}"
     lines.append(kept if null is None else f"{kept}; thresholds alone would keep {null['kept']:.1f}")
     lines.append(

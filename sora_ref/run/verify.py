@@ -111,5 +111,5 @@ def _distance(setup: Setup, other: Array, y: Array, allowed: Array) -> tuple[flo
     """Largest |other − y|, and largest ratio of it to what is allowed; 0/0 counts as 0."""
     xp = array_namespace(y)
     apart = xp.abs(xp.astype(other, xp.float64) - xp.astype(y, xp.float64))
-    ratio = xp.where(apart == 0, xp.zeros_like(apart), apart / allowed)
+    ratio = xp.where(apart == 0, xp.zeros_like(apart), apart / xp.where(apart == 0, xp.ones_like(allowed), allowed))
     return tuple(float(setup.backend.to_host(xp.max(t))) for t in (apart, ratio))  # type: ignore[return-value]

@@ -35,6 +35,8 @@ def changed(path: Path) -> list[str]:
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
+        before = None
+    if not isinstance(before, dict):
         return [f"{path} cannot be read, so versions cannot be compared"]
     now = versions()
     return [f"{name} was {before.get(name)} and is {value}" for name, value in now.items() if before.get(name) != value]

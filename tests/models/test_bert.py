@@ -10,14 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import Space
+from tiny_bert import CONFIG, KINDS, SCALE, Case, Rounding, make_case
 
 from sora_ref import SoRAError
 from sora_ref.init import initial_adapter
 from sora_ref.linear import SoRA
 from sora_ref.models import MODEL_SPEC, Batch, bert_backward, bert_forward, linear_modules
 from sora_ref.prune import merge
-
-from .tiny import CONFIG, KINDS, SCALE, Case, Rounding, make_case
 
 SUBSETS = st.lists(st.sampled_from(KINDS), unique=True)
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import Space
+from tiny_bert import CONFIG, KINDS, Case, Rounding, check_vjp, complex_step, make_case
 
 from sora_ref import SoRAError, combine_microbatches
 from sora_ref.bounds import gamma
@@ -27,8 +28,6 @@ from sora_ref.models import (
     squared_error,
 )
 from sora_ref.models.classifier import mean_weights
-
-from .tiny import CONFIG, KINDS, Case, Rounding, check_vjp, complex_step, make_case
 
 Head = Literal["cls", "mean"]
 F64 = 2.0**-53

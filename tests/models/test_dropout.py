@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from strategies import Space
+from tiny_bert import as_host
 
 from sora_ref.models import Dropout
-
-from .tiny import as_host
 
 KINDS = ("rows", "square", "vector")
 EXAMPLES, LENGTHS = (7, 1, 12, 3), (4, 6, 2, 0)

@@ -1,4 +1,4 @@
-"""Our BERT against logits and gradients that transformers and torch computed in float64 (tests/make_vectors.py).
+"""Our BERT against logits and gradients that transformers and torch computed in float64 (see make_vectors).
 
 Bound.  Both sides are float64, so they differ by rounding, which `Rounding` predicts from what it does to our float32
 run.  Seen: 4e-15 of a tensor's largest entry at most on the tiny network, where 8e-14 is allowed; 3e-14 of a tensor's
@@ -20,11 +20,10 @@ import numpy.typing as npt
 import pytest
 from make_vectors import RANK, REAL, RUNS, SCALE, TINY, VECTORS, adapters, batch, fingerprint, head_weights, modules
 from safetensors.numpy import load_file
+from tiny_bert import Rounding, is_key_bias, on_batch, relative
 
 from sora_ref.models import BertConfig, load_bert
 from sora_ref.run.fetch import cache_dir, is_cached
-
-from .tiny import Rounding, is_key_bias, on_batch, relative
 
 Named = Mapping[str, npt.NDArray[Any]]
 FLOAT32_LIMIT = 8 * 1.1e-5

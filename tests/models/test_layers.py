@@ -14,11 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import Space, unit_roundoff
+from tiny_bert import Named, check_vjp
 
 from sora_ref.bounds import gamma
 from sora_ref.models import layers
-
-from .tiny import Named, check_vjp
 
 Floats = npt.NDArray[Any]
 Layer = tuple[Callable[[Named], Any], Callable[[Any, Named], Named]]

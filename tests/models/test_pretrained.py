@@ -13,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from safetensors.numpy import save_file
+from tiny_bert import CONFIG
 
 from sora_ref import SoRAError
 from sora_ref.models import load_bert, read_config
-
-from .tiny import CONFIG
 
 Tensors = dict[str, npt.NDArray[Any]]
 WORDS = "embeddings.word_embeddings.weight"

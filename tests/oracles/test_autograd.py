@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,11 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import tiny_bert
 
 from sora_ref import SoRA, sora_linear_backward, sora_linear_forward
 from sora_ref.models import cross_entropy, layers, squared_error
-
-tiny = importlib.import_module("..models.tiny", __package__)
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'sora_ref[oracles]'")
 
@@ -36,7 +34,7 @@ def compare(inputs: Named, ours: Ours, theirs: Callable[..., Any], seed: int = 0
     y = theirs(**leaves)
     (y * torch.tensor(dy)).sum().backward()
     expected = {"y": y.detach().numpy(), **{f"d{name}": leaf.grad.numpy() for name, leaf in leaves.items()}}
-    tiny.Rounding.of(compute).check(compute("float64"), expected)
+    tiny_bert.Rounding.of(compute).check(compute("float64"), expected)
 
 
 def normal(seed: int, **shapes: tuple[int, ...]) -> dict[str, npt.NDArray[Any]]:

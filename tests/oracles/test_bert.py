@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import tiny_bert
 from make_vectors import RUNS, SCALE, TINY, adapters, batch, hashed, head_weights, modules, torch_results
 
 from sora_ref.models import BertConfig, load_bert
 from sora_ref.run.fetch import cache_dir, is_cached
-
-tiny = importlib.import_module("..models.tiny", __package__)
 
 for library in ("torch", "transformers"):
     pytest.importorskip(library, reason=f"needs {library}: pip install 'sora_ref[oracles]'")
@@ -36,10 +34,10 @@ def compare(sizes: Sizes, params: dict[str, npt.NDArray[Any]], given: dict[str, 
     scales = dict.fromkeys((name.removesuffix(".sora_g") for name in params if name.endswith(".sora_g")), SCALE)
     expected = torch_results(sizes, params, scales, given, head, given[f"labels.{head}"])
     found, single = (
-        tiny.on_batch(config, params, SCALE, given, head, outputs, dtype) for dtype in ("float64", "float32")
+        tiny_bert.on_batch(config, params, SCALE, given, head, outputs, dtype) for dtype in ("float64", "float32")
     )
     assert found.keys() == expected.keys() == {*params, "hidden", "logits", "loss"}
-    tiny.Rounding(max(tiny.relative(single, found).values())).check(found, expected)
+    tiny_bert.Rounding(max(tiny_bert.relative(single, found).values())).check(found, expected)
 
 
 @pytest.mark.parametrize("head", RUNS)

@@ -1,6 +1,6 @@
 """Makes tests/vectors with torch and transformers: BERT with SoRA adapters, by their autograd, in float64.
 
-    python tests/make_vectors.py            the tiny network, and each real one that `sora-ref fetch` has cached
+    python tests/support/make_vectors.py            the tiny network, and each real one that `sora-ref fetch` has cached
 
 Nothing of sora_ref takes part in the numbers.  Weights of the tiny network are stored; adapters, heads and
 projections of the real ones come from `hashed`, which is integer arithmetic and so the same everywhere.  The tests and
@@ -21,8 +21,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[Any]
 Named = Mapping[str, Floats]
 
-VECTORS = Path(__file__).parent / "vectors"
-COMMAND = "python tests/make_vectors.py"
+VECTORS = Path(__file__).parent.parent / "vectors"
+COMMAND = "python tests/support/make_vectors.py"
 VERSION = 1
 SUFFIXES = (
     "attention.self.query",

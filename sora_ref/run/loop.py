@@ -1,0 +1,190 @@
+"""The inner loop: optimiser steps, their logs and checkpoints."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from sora_ref import (
+    Rates,
+    Stage,
+    TrainState,
+    combine_microbatches,
+    training_step,
+)
+from sora_ref.checks import require
+from sora_ref.errors import SoRAError
+from sora_ref.models import Dropout, classifier_backward, classifier_forward, cross_entropy, squared_error
+from sora_ref.run import checkpoint as ckpt
+from sora_ref.run.checkpoint import Position
+from sora_ref.run.config import Config
+from sora_ref.run.data import Task
+from sora_ref.run.evaluate import predict_logits, score
+from sora_ref.run.files import append_lines
+from sora_ref.run.interrupt import Interrupted
+from sora_ref.run.setup import Setup
+from sora_ref.run.text import Encoded, epoch_batches, microbatches, pad
+from sora_ref.run.workers import Each, worker_pool
+from sora_ref.step import GATE_SUFFIX
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory with what is in memory of it."""
+
+    out: Path
+    setup: Setup
+    task: Task
+    data: dict[str, Encoded]
+    base: str
+    quiet: bool
+
+    @property
+    def config(self) -> Config:
+        """The resolved configuration."""
+        return self.setup.config
+
+    @property
+    def selection(self) -> str:
+        """The split that generalization is measured on: the first whose name begins with "validation"."""
+        return next(split for split in self.data if split.startswith("validation"))
+
+    def save(self, state: TrainState, position: Position) -> None:
+        """Write the checkpoint of this position; SoRAError, and the last one stays, where a parameter is no number."""
+        for name, value in state.params.items():
+            finite = np.isfinite(self.setup.backend.to_host(value)).all()
+            require(bool(finite), f"{self.out}: {name} is not finite at step {position.step}: lower train.lr")
+        ckpt.save(self.out, ckpt.trained_of(self.setup, state, position, self.base, moments=True))
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append to metrics.jsonl."""
+        append_lines(self.out / "metrics.jsonl", [record])
+
+
+def train_stage(
+    run: Run, state: TrainState, position: Position, stage: Stage, stop: threading.Event
+) -> tuple[TrainState, Position]:
+    """The steps of one stage that are left, from `position.stage_step` on."""
+    config, setup, data = run.config, run.setup, run.data["train"]
+    epochs = config.schedule.epochs if config.schedule is not None and stage.k > 0 else config.train.epochs
+    first_epoch = 0 if stage.k == 0 else config.train.epochs + (stage.k - 1) * epochs
+    per_epoch = math.ceil(len(data.ids) / config.train.batch)
+    total = per_epoch * epochs
+    lr, gate_lr = config.learning_rates(total)
+    recipe = config.recipe()
+    title = run.out.name if config.schedule is None else f"{run.out.name} stage {stage.k}"
+    bar = tqdm(total=total, initial=position.stage_step, desc=title, unit="step", disable=run.quiet, mininterval=1.0)
+
+    with bar, worker_pool(config.workers) as each:
+        for epoch in range(position.stage_step // per_epoch, epochs):
+            order = epoch_batches(
+                data.lengths, config.train.batch, config.train.bucket_batches, config.seed, first_epoch + epoch
+            )
+            for rows in order[position.stage_step - epoch * per_epoch :]:
+                began = time.perf_counter()
+                t = position.stage_step + 1
+                rates = Rates(lr(t), gate_lr(t), stage.xi)
+                loss, grads = _loss_and_gradients(run, state, rows, position.step + 1, each)
+                with np.errstate(over="ignore", invalid="ignore"):
+                    state, norm = training_step(state, grads, rates, recipe, setup.ops)
+                amount = recipe.gate_rule.scalar_amount(stage.xi, rates.gate_lr)
+                position = replace(
+                    position,
+                    step=position.step + 1,
+                    stage_step=t,
+                    loss_sum=position.loss_sum + loss,
+                    loss_steps=position.loss_steps + 1,
+                    seconds=position.seconds + time.perf_counter() - began,
+                    threshold_sum=position.threshold_sum + (amount or 0.0),
+                )
+                bar.update()
+                if t % config.train.log_every == 0 or t == total:
+                    position = _log_training(run, state, position, stage, rates, norm, bar)
+                if t % per_epoch == 0:
+                    _log_validation(run, state, position, stage)
+                if t % config.train.checkpoint_every == 0 or t == total or stop.is_set():
+                    run.save(state, position)
+                if stop.is_set():
+                    raise Interrupted(f"{run.out}: stopped at step {position.step}; --resume goes on from there")
+    return state, position
+
+
+def _loss_and_gradients(
+    run: Run, state: TrainState, rows: np.ndarray, step: int, each: Each
+) -> tuple[float, dict[str, Any]]:
+    """Mean loss and mean gradients over the optimiser batch `rows` (SORA-STEP-1, 2)."""
+    setup, data, config = run.setup, run.data["train"], run.config
+    params = setup.all_params(state.params)
+    loss_of = cross_entropy if setup.labels.kind == "classification" else squared_error
+
+    @np.errstate(over="ignore", invalid="ignore")  # a loss that is no number is said below, in a sentence
+    def one(part: np.ndarray) -> tuple[float, dict[str, Any]]:
+        dropout = Dropout(
+            seed=config.seed,
+            step=step,
+            hidden=config.train.hidden_dropout,
+            attention=config.train.attention_dropout,
+            adapter=config.adapter.dropout,
+            examples=part.tolist(),
+            lengths=data.lengths[part].tolist(),
+            from_host=setup.backend.from_host,
+        )
+        batch = pad(data, part, setup.backend)
+        logits, cache = classifier_forward(
+            setup.model, params, batch, scales=setup.scales, ops=setup.ops, dropout=dropout
+        )
+        loss, dlogits = loss_of(logits, setup.backend.from_host(expected_labels(data, setup)[part]))
+        return float(setup.backend.to_host(loss)), classifier_backward(dlogits, cache, state.params.keys())
+
+    parts = list(each(one, microbatches(data.lengths, rows, config.train.microbatch_tokens)))
+    loss = sum(part_loss for part_loss, _ in parts) / len(rows)
+    if not math.isfinite(loss):
+        raise SoRAError(
+            f"{run.out}: the loss is {loss} at step {step}: expected a finite one; "
+            "lower train.lr or look at the data; the last checkpoint is untouched"
+        )
+    return loss, combine_microbatches([grads for _, grads in parts], len(rows))
+
+
+def expected_labels(data: Encoded, setup: Setup | None = None) -> np.ndarray:
+    """The labels, in the model's dtype for regression."""
+    require(data.labels is not None, "an example has no label: expected labels on every example of the split")
+    labels = np.asarray(data.labels)
+    return labels.astype(setup.config.dtype) if setup is not None and labels.dtype.kind == "f" else labels
+
+
+def _log_training(
+    run: Run, state: TrainState, position: Position, stage: Stage, rates: Rates, norm: Any, bar: Any
+) -> Position:
+    loss = position.loss_sum / position.loss_steps
+    zero, gates = log_gates(run, state, position)
+    record = {"step": position.step, "kind": "train", "stage": stage.k, "loss": loss, **rates._asdict()}
+    record |= {"norm": None if norm is None else float(run.setup.backend.to_host(norm))}
+    run.log(record | {"gates_at_zero": zero, "gates": gates})
+    bar.set_postfix_str(f"loss {loss:.3f}, gates at zero {zero}/{gates}")
+    return replace(position, loss_sum=0.0, loss_steps=0)
+
+
+def log_gates(run: Run, state: TrainState, position: Position) -> tuple[int, int]:
+    """Append every gate's value; returns how many are zero, and how many there are."""
+    to_host = run.setup.backend.to_host
+    names = [f"{module}{GATE_SUFFIX}" for module in run.setup.scales]
+    gates = {name: to_host(state.params[name]) for name in names if name in state.params}
+    if gates:
+        values = {name.removesuffix(GATE_SUFFIX): g.tolist() for name, g in gates.items()}
+        append_lines(run.out / "gates.jsonl", [{"step": position.step, "gates": values}])
+    return sum(int(np.count_nonzero(g == 0)) for g in gates.values()), sum(g.size for g in gates.values())
+
+
+def _log_validation(run: Run, state: TrainState, position: Position, stage: Stage) -> None:
+    for split, part in run.data.items():
+        if split.startswith("validation"):
+            found = score(run.setup.labels, predict_logits(run.setup, state.params, part), expected_labels(part))
+            run.log({"step": position.step, "kind": "validation", "stage": stage.k, "split": split, **found})

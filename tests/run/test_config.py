@@ -1,0 +1,310 @@
+"""A run's configuration: its file, the flags on top of it, and what is wrong with either."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sora_ref import GATE_RULES
+from sora_ref.errors import SoRAError
+from sora_ref.models.bert import LINEAR_KINDS
+from sora_ref.optim import SGD, AdamW
+from sora_ref.run import cli
+from sora_ref.run.config import Config, differences, dump_config, load_config, parse_override
+
+REALS = st.floats(0, 1e300)
+SHARES = st.floats(0, 1, exclude_max=True)
+WORDS = st.text(st.characters(exclude_categories=["Cs"]))
+KEYS = (
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "seed": st.integers(0, 2**62),
+            "backend": WORDS,
+            "dtype": st.sampled_from(["float32", "float64"]),
+            "kernels": st.sampled_from(["backend", "reference"]),
+            "model.path": WORDS,
+            "model.head": st.sampled_from(["cls", "mean"]),
+            "model.max_length": st.integers(1, 999),
+            "task.path": st.none() | WORDS,
+            "task.files": st.dictionaries(WORDS, WORDS, max_size=3),
+            "task.text": st.none() | WORDS,
+            "task.labels": st.none() | st.lists(WORDS, max_size=3),
+            "task.header": st.booleans(),
+            "adapter.kinds": st.lists(st.sampled_from(sorted(LINEAR_KINDS)), max_size=6),
+            "adapter.r": st.integers(0, 9),
+            "adapter.alpha": st.floats(-1e300, 1e300),
+            "adapter.gate": st.just("normal") | st.floats(-9, 9) | st.integers(-9, 9),
+            "adapter.dropout": SHARES,
+            "gate.rule": st.sampled_from(sorted(GATE_RULES)),
+            "gate.strength": REALS,
+            "gate.lr": st.none() | REALS,
+            "gate.loss_l1": st.none() | REALS,
+            "train.lr": REALS,
+            "train.warmup": st.floats(0, 1),
+            "schedule.kind": st.just("list"),
+            "schedule.values": st.lists(REALS, min_size=1, max_size=3),
+            "schedule.delta": st.none() | REALS,
+        },
+    )
+    .map(lambda keys: {"schedule.values": [0.0], **keys} if any(key.startswith("schedule") for key in keys) else keys)
+    .map(lambda keys: {**keys, "schedule.kind": "list"} if "schedule.values" in keys else keys)
+)
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "run.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def fault(path: Path | None, overrides: dict[str, Any] | None = None) -> str:
+    with pytest.raises(SoRAError) as caught:
+        load_config(path, overrides or {})
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_nothing_given_is_the_defaults() -> None:
+    config = load_config(None, {})
+    assert config == Config()
+    assert config.schedule is None
+    assert (config.gate.rule, config.adapter.r, config.adapter.kinds) == ("adamw-xi", 8, tuple(LINEAR_KINDS))
+
+
+@given(KEYS)
+def test_dumped_configuration_loads_as_itself_and_dumps_as_itself(
+    tmp_path_factory: pytest.TempPathFactory, keys: dict[str, Any]
+) -> None:
+    config = load_config(None, keys)
+    path = write(tmp_path_factory.getbasetemp(), dump_config(config))
+    again = load_config(path, {})
+    assert again == config
+    assert differences(config, again) == []
+    assert dump_config(again) == dump_config(config)
+
+
+@given(KEYS)
+def test_every_key_given_is_in_the_configuration(keys: dict[str, Any]) -> None:
+    config = load_config(None, keys)
+    for dotted, value in keys.items():
+        found: Any = config
+        for part in dotted.split("."):
+            found = getattr(found, part)
+        assert (list(found) if isinstance(found, tuple) else found) == value
+
+
+def test_flags_override_the_file_and_set_overrides_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Config] = []
+
+    def train(config: Config, out: Path, **options: Any) -> dict[str, Any]:
+        seen.append(config)
+        raise SoRAError("seen")
+
+    monkeypatch.setattr("sora_ref.run.train.train", train)
+    path = write(tmp_path, "seed = 1\n[train]\nlr = 1e-1\nepochs = 9\nbatch = 7\n[adapter]\nr = 2\n")
+    arguments = ["train", "--config", str(path), "--out", "x", "--lr", "0.2", "--batch", "6", "--seed", "0"]
+    result = CliRunner().invoke(cli.cli, [*arguments, "--set", "train.batch=5", "--set", "gate.lr=1e-3"])
+    assert str(result.exception) == "seen"
+    (config,) = seen
+    assert (config.train.epochs, config.train.lr, config.train.batch, config.adapter.r) == (9, 0.2, 5, 2)
+    assert (config.seed, config.gate.lr) == (0, 1e-3)
+
+
+def test_every_flag_of_train_sets_a_key_of_the_configuration() -> None:
+    known = {name for command in (cli.train,) for name in (parameter.name for parameter in command.params)}
+    assert set(cli._KEYS) == known - {"config", "out", "resume", "sets", "as_json", "quiet"}
+    for key in cli._KEYS.values():
+        section: Any = Config()
+        for part in key.split("."):
+            section = getattr(section, part)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("train.lr=1e-3", ("train.lr", 1e-3)),
+        (" seed = 7 ", ("seed", 7)),
+        ("gate.rule=paper", ("gate.rule", "paper")),
+        ('gate.rule="paper"', ("gate.rule", "paper")),
+        ("adapter.kinds=[]", ("adapter.kinds", [])),
+        ("task.header=false", ("task.header", False)),
+        ('task.files={train = "a b"}', ("task.files", {"train": "a b"})),
+        ("task.path=a=b", ("task.path", "a=b")),
+        ("task.path=", ("task.path", "")),
+    ],
+)
+def test_set_reads_values_as_toml_and_else_as_words(text: str, expected: tuple[str, Any]) -> None:
+    assert parse_override(text) == expected
+
+
+@pytest.mark.parametrize("text", ["seed", "=1", " =1", ""])
+def test_set_without_a_key_is_refused(text: str) -> None:
+    with pytest.raises(SoRAError, match=r"--set .*: expected KEY=VALUE"):
+        parse_override(text)
+
+
+BAD = [
+    ("sed = 1", "sed"),
+    ("[train]\nlrr = 1", "lrr"),
+    ("[trian]\nlr = 1", "trian"),
+    ("seed = -1", "seed"),
+    ("seed = 1.5", "seed"),
+    ('seed = "1"', "seed"),
+    ("seed = true", "seed"),
+    ('dtype = "float16"', "dtype"),
+    ('kernels = "fast"', "kernels"),
+    ("train = 1", "train"),
+    ("[train]\nlr = -1e-3", "train.lr"),
+    ("[train]\nlr = nan", "train.lr"),
+    ("[train]\nlr = true", "train.lr"),
+    ('[train]\nlr = "high"', "train.lr"),
+    ("[train]\nepochs = 0", "train.epochs"),
+    ("[train]\nwarmup = 1.5", "train.warmup"),
+    ('[train]\noptimiser = "adam"', "train.optimiser"),
+    ("[train]\nmicrobatch_tokens = 0", "train.microbatch_tokens"),
+    ("[adapter]\nr = -1", "adapter.r"),
+    ("[adapter]\ndropout = 1.0", "adapter.dropout"),
+    ('[adapter]\ngate = "uniform"', "adapter.gate"),
+    ("[adapter]\nkinds = 1", "adapter.kinds"),
+    ("[adapter]\nkinds = [1]", "adapter.kinds"),
+    ("[model]\nmax_length = 0", "model.max_length"),
+    ('[model]\nhead = "max"', "model.head"),
+    ("[gate]\nstrength = -1", "gate.strength"),
+    ('[gate]\ngradient = "none"', "gate.gradient"),
+    ("[task]\nfiles = [1]", "task.files"),
+    ("[task.files]\ntrain = 1", "task.files"),
+    ("[task]\nsplit_seed = -1", "task.split_seed"),
+    ('[schedule]\nkind = "cosine"', "schedule.kind"),
+    ("[schedule]\nstages = 0", "schedule.stages"),
+]
+CHECKED_LATER = [
+    ('[gate]\nrule = "lasso"', "gate.rule"),
+    ('[adapter]\nkinds = ["query", "q"]', "adapter.kinds"),
+    ("[schedule]\nstop = 1.0", "schedule.delta"),
+    ("[schedule]\nstop = 1.0\ndelta = 0.0", "delta"),
+    ('[schedule]\nkind = "list"', "empty list"),
+    ('[schedule]\nkind = "exp_linear"\nstop = 1.0', "exp_linear"),
+    ('[schedule]\nkind = "list"\nvalues = [-1.0]', "value 0"),
+]
+NOT_FINITE = [
+    ("[adapter]\nalpha = nan", "adapter.alpha"),
+    ("[adapter]\ngate = inf", "adapter.gate"),
+    ("[train]\nlr = inf", "train.lr"),
+    ("[gate]\nstrength = inf", "gate.strength"),
+]
+
+
+@pytest.mark.parametrize(("text", "key"), BAD)
+def test_bad_key_or_value_is_one_sentence_with_file_and_key(tmp_path: Path, text: str, key: str) -> None:
+    path = write(tmp_path, text)
+    sentence = fault(path)
+    assert sentence.startswith(f"{path}: ")
+    assert key in sentence
+
+
+@pytest.mark.parametrize(("text", "key"), CHECKED_LATER)
+def test_value_that_no_rule_or_schedule_accepts_is_one_sentence_with_its_key(
+    tmp_path: Path, text: str, key: str
+) -> None:
+    assert key in fault(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(("text", "key"), CHECKED_LATER)
+def test_value_that_no_rule_or_schedule_accepts_is_said_with_its_file(tmp_path: Path, text: str, key: str) -> None:
+    path = write(tmp_path, text)
+    assert str(path) in fault(path)
+
+
+@pytest.mark.parametrize(("text", "key"), NOT_FINITE)
+def test_number_that_is_not_finite_is_refused_with_its_key(tmp_path: Path, text: str, key: str) -> None:
+    assert key in fault(write(tmp_path, text))
+
+
+def test_fault_of_a_flag_is_said_of_the_flags() -> None:
+    assert fault(None, {"train.epochs": 0}) == "the flags: train.epochs: Expected `int` >= 1"
+    assert "train is a value" in fault(None, {"train": 1, "train.lr": 1})
+
+
+def test_file_that_is_missing_or_no_toml_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    assert fault(path) == f"{path}: cannot be read (No such file or directory): expected a TOML file"
+    assert f"{tmp_path}: cannot be read" in fault(tmp_path)
+    for data in (b"seed = ", b"[train", b"seed = 1\nseed = 2", b"\xff\xfe", b"\0"):
+        path.write_bytes(data)
+        assert fault(path).startswith(f"{path}: not TOML (")
+
+
+@pytest.mark.parametrize("name", GATE_RULES)
+def test_every_gate_rule_goes_by_its_name_and_may_carry_a_loss_term(name: str) -> None:
+    assert load_config(None, {"gate.rule": name}).recipe().gate_rule == GATE_RULES[name]
+    changed = load_config(None, {"gate.rule": name, "gate.loss_l1": 0.5}).recipe().gate_rule
+    assert changed == GATE_RULES[name].replace(loss_l1=0.5)
+
+
+def test_recipe_follows_the_section_on_training() -> None:
+    recipe = load_config(None, {"train.weight_decay": 0.1, "train.clip": 0.5, "gate.gradient": "zero"}).recipe()
+    assert recipe.optimiser == AdamW(weight_decay=0.1)
+    assert (recipe.clip, recipe.clip_eps, recipe.gate_gradient) == (0.5, 0.0, "zero")
+    assert load_config(None, {"train.clip": 0}).recipe().clip is None
+    assert load_config(None, {"train.optimiser": "sgd"}).recipe().optimiser == SGD()
+    released = load_config(None, {"gate.rule": "released"}).recipe()
+    assert released.optimiser == AdamW(eps_on="raw", decays="after")
+    assert released.clip_eps == 1e-6
+
+
+def test_learning_rates_have_the_peaks_and_the_shape_asked_for() -> None:
+    config = load_config(None, {"train.lr": 0.8, "gate.lr": 0.4, "train.warmup": 0.5})
+    lr, gate_lr = config.learning_rates(8)
+    assert [lr(t) for t in (1, 2, 4)] == [0.2, 0.4, 0.8]
+    assert [gate_lr(t) for t in (1, 2, 4)] == [0.1, 0.2, 0.4]
+    assert lr(8) > 0
+    released, _ = load_config(None, {"train.schedule": "released", "train.warmup": 0.5}).learning_rates(8)
+    assert released(1) == 0
+    flat, gates = load_config(None, {"train.schedule": "constant", "train.lr": 0.8}).learning_rates(8)
+    assert {flat(t) for t in range(1, 9)} == {gates(t) for t in range(1, 9)} == {0.8}
+
+
+@pytest.mark.parametrize(
+    ("keys", "values"),
+    [
+        ({"schedule.stop": 0.3, "schedule.delta": 0.1}, (0.0, 0.1, 0.2, 0.3)),
+        ({"schedule.stop": 0.3, "schedule.delta": 0.1, "schedule.overshoot": True}, (0.0, 0.1, 0.2, 0.3, 0.4)),
+        ({"schedule.kind": "linear", "schedule.stop": 1.0, "schedule.stages": 3}, (0.0, 0.5, 1.0)),
+        ({"schedule.kind": "constant", "schedule.start": 0.5, "schedule.stages": 2}, (0.5, 0.5)),
+        ({"schedule.kind": "list", "schedule.values": [0.0, 3.0, 1.0]}, (0.0, 3.0, 1.0)),
+    ],
+)
+def test_schedule_section_gives_the_strength_of_every_stage(keys: dict[str, Any], values: tuple[float, ...]) -> None:
+    schedule = load_config(None, keys).schedule
+    assert schedule is not None
+    assert schedule.strengths() == values
+
+
+@pytest.mark.parametrize("kind", ["log_linear", "exp_linear"])
+def test_interpolated_schedules_run_from_start_to_stop(kind: str) -> None:
+    schedule = load_config(
+        None, {"schedule.kind": kind, "schedule.start": 0.1, "schedule.stop": 0.4, "schedule.stages": 5}
+    ).schedule
+    assert schedule is not None
+    values = schedule.strengths()
+    assert (values[0], values[-1], len(values)) == (0.1, 0.4, 5)
+    assert list(values) == sorted(values)
+
+
+def test_differences_are_the_dotted_keys_that_differ() -> None:
+    base = load_config(None, {"task.files": {"train": "a"}})
+    other = load_config(None, {"task.files": {"train": "b"}, "seed": 3, "train.lr": 0.5, "adapter.gate": 1.0})
+    assert differences(base, other) == differences(other, base) == ["adapter.gate", "seed", "task.files", "train.lr"]
+    assert differences(base, base) == []
+    assert (
+        differences(base, load_config(None, {"task.files": {"train": "a"}, "workers": 3})) == []
+    )  # bits do not change
+    scheduled = load_config(None, {"schedule.delta": 0.1})
+    assert "schedule.delta" in differences(Config(), scheduled)
+    assert "schedule.delta" in differences(scheduled, Config())

@@ -1,0 +1,179 @@
+"""The summary's numbers against counts by hand, and the null model against its formula."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_run import BERT, EPOCH, MODULES, RANK, last, make_config, make_keys, run_once
+
+from sora_ref.errors import SoRAError
+from sora_ref.models import linear_modules
+from sora_ref.run.checkpoint import Position
+from sora_ref.run.setup import read_task
+from sora_ref.run.summary import null_model, read_summary, summary_lines
+from sora_ref.run.trained import load_trained
+
+Keys = dict[str, Any]
+D, F = BERT.hidden_size, BERT.intermediate_size
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    return make_keys(tmp_path_factory.mktemp("summary"))
+
+
+def null(keys: Keys, position: Position, **changes: Any) -> Any:
+    return null_model(make_config(keys, **changes), 36, position)
+
+
+def test_counts_and_ranks_are_those_one_counts_by_hand(keys: Keys, tmp_path: Path) -> None:
+    summary = run_once(tmp_path / "run", keys, gate__strength=0.1)
+    params = last(tmp_path / "run").params
+    ranks, retained, total = {}, 0, 0
+    for module in linear_modules(BERT):
+        out, in_ = {"intermediate.dense": (F, D), "output.dense": (D, F)}.get(module.split(".", 3)[3], (D, D))
+        assert params[f"{module}.sora_A"].shape == (RANK, in_)
+        ranks[module] = sum(1 for g in params[f"{module}.sora_g"].tolist() if g != 0)
+        retained += ranks[module] * (in_ + out)
+        total += RANK * (in_ + out)
+    kept = sum(ranks.values())
+    head = 2 * D + 2
+    assert 0 < kept < MODULES * RANK
+    assert summary["ranks"] == ranks
+    assert summary["counts"] == {
+        "components": MODULES * RANK,
+        "kept": kept,
+        "total": total,
+        "retained": retained,
+        "gates": MODULES * RANK,
+        "with_gates": retained + kept,
+        "head": head,
+        "with_head": retained + head,
+        "released": total + head - 2 * D * (MODULES * RANK - kept),
+    }
+    assert (summary["steps"], summary["task"], summary["stages"]) == (2 * EPOCH, "table", [])
+
+
+def test_scores_are_the_share_of_right_predictions_on_every_split_but_train(keys: Keys, tmp_path: Path) -> None:
+    from sora_ref.run.predict import predict_records
+
+    summary = run_once(tmp_path / "run", keys)
+    assert set(summary["scores"]) == {"validation", "test"}
+    loaded = load_trained(tmp_path / "run")
+    for split in ("validation", "test"):
+        examples = read_task(loaded.setup.config).splits[split]
+        records = predict_records(loaded, examples)
+        right = sum(
+            ("bad", "good")[int(e.label or 0)] == r["prediction"] for e, r in zip(examples, records, strict=True)
+        )
+        assert summary["scores"][split]["accuracy"] == right / len(examples)
+
+
+def test_head_counts_norms_and_biases_that_were_trained(keys: Keys, tmp_path: Path) -> None:
+    summary = run_once(tmp_path / "run", keys, adapter__norms=True, adapter__biases=True, train__epochs=1)
+    norms, biases = 2 * 5 * D, 2 * (5 * D + F)
+    assert summary["counts"]["head"] == 2 * D + 2 + norms + biases
+
+
+def test_null_model_of_normal_gates_is_erfc_of_the_thresholds(keys: Keys) -> None:
+    found = null(keys, Position(step=10, threshold_sum=0.5))
+    assert found == {
+        "threshold_sum": 0.5, "kept_share": math.erfc(0.5 / math.sqrt(2)), "kept": 36 * math.erfc(0.5 / math.sqrt(2))
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("gate", "share"), [(0.75, 1.0), (0.5, 0.0), (0.25, 0.0), (-0.75, 1.0), (-0.25, 0.0), (0, 0.0)]
+)
+def test_null_model_of_constant_gates_keeps_all_or_nothing(keys: Keys, gate: float, share: float) -> None:
+    """|g0| > Σξ: at equality the last threshold takes what is left."""
+    assert null(keys, Position(step=10, threshold_sum=0.5), adapter__gate=gate) == {
+        "threshold_sum": 0.5, "kept_share": share, "kept": 36 * share
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_null_model_of_the_released_rule_is_what_its_threshold_leaves(keys: Keys, steps: int) -> None:
+    """Its dead zone is 2ξ and its shift ξ, so T steps need more than (T + 1)ξ: by iterating the three lines."""
+    xi = 0.0625
+    found = null(keys, Position(step=steps, threshold_sum=steps * xi), gate__rule="released")
+    assert found["threshold_sum"] == (steps + 1) * xi
+    for start in (np.arange(1, 100) / 64 + 1 / 512).tolist():
+        g = start
+        for _ in range(steps):
+            g = g - xi if g > xi else g
+            g = 0.0 if abs(g) < xi else g
+        alone = null(keys, Position(step=steps, threshold_sum=steps * xi), gate__rule="released", adapter__gate=start)
+        assert (g != 0) == (alone["kept_share"] == 1.0)
+
+
+def test_null_model_is_left_out_where_there_is_none(keys: Keys) -> None:
+    at = Position(step=10, threshold_sum=0.5)
+    assert null(keys, at, adapter__gated=False) is None
+    assert null(keys, at, gate__rule="adamw-metric") is None
+    assert null(keys, at, schedule__delta=0.1) is None
+
+
+def test_sum_of_thresholds_is_that_of_the_rule(keys: Keys, tmp_path: Path) -> None:
+    """ξ a step for a constant one; lr_t·λ for the paper's."""
+    summary = run_once(tmp_path / "run", keys, gate__rule="paper", gate__strength=0.5, gate__lr=0.25, train__epochs=1)
+    _, gate_lr = make_config(keys, gate__lr=0.25).learning_rates(EPOCH)
+    assert summary["null"]["threshold_sum"] == sum(gate_lr(t) * 0.5 for t in range(1, EPOCH + 1))
+
+
+def test_summary_is_read_back_as_it_was_returned(keys: Keys, tmp_path: Path) -> None:
+    assert read_summary(tmp_path / "none") is None
+    summary = run_once(tmp_path / "run", keys, train__epochs=1)
+    assert read_summary(tmp_path / "run") == summary
+
+
+@pytest.mark.parametrize("text", ["", "{", "\x00", "3", "[1]"])
+def test_damaged_summary_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    (tmp_path / "summary.json").write_text(text)
+    with pytest.raises(SoRAError, match=r"summary\.json: .*expected the summary of a run"):
+        read_summary(tmp_path)
+
+
+def test_lines_say_scores_counts_null_model_and_stages() -> None:
+    summary = {
+        "task": "t", "steps": 3, "seconds": 1.4, "scores": {"test": {"accuracy": 0.5, "f1": 0.25}},
+        "counts": {"kept": 2, "components": 4, "retained": 1000, "total": 2000, "with_gates": 1002,
+                   "with_head": 1010, "released": 9},
+        "null": {"kept": 1.26},
+        "stages": [
+            {"stage": 0, "strength": 0.5, "performance": {"nonzero": 1234, "memorization": 0.5, "generalization": 0.25},
+             "memorization_percent": 100.0, "generalization_percent": None}
+        ],
+    }  # fmt: skip
+    assert summary_lines(summary) == [
+        "t: 3 steps in 1 s of training",
+        "  test: accuracy 0.5000, f1 0.2500",
+        "  components kept: 2 of 4; thresholds alone would keep 1.3",
+        "  adapter parameters: 1,000 of 2,000 (with gates 1,002, with head 1,010; the released counter would say 9)",
+        "  stage 0, strength 0.5: 1,234 non-zero, memorization 0.5000 (100.0 %), generalization 0.2500 (undefined)",
+    ]
+    assert "null" not in "".join(summary_lines({**summary, "null": None}))
+
+
+def test_score_that_is_undefined_is_still_json(keys: Keys, tmp_path: Path) -> None:
+    """A correlation with constant predictions is no number, for which JSON has no word but null."""
+    constant: dict[str, Any] = {
+        "adapter__kinds": [],
+        "train__lr": 0.0,
+        "task__kind": "regression",
+        "task__label": "rating",
+    }
+    folder = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sora_ref.run.summary.score", lambda *_: {"pearson": float("nan"), "spearman": float("nan")})
+        run_once(folder, keys, **constant, train__epochs=1)
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    json.loads((folder / "summary.json").read_text(), parse_constant=refuse)
