@@ -19,6 +19,7 @@ from sora_ref.errors import SoRAError
 from sora_ref.gate import GateRule
 from sora_ref.models.bert import LINEAR_KINDS
 from sora_ref.optim import SGD, AdamW, Optimiser
+from sora_ref.run.fetch import ARTEFACTS
 from sora_ref.schedules import Schedule, algorithm_1_values, constant, linear_warmup_decay, released_linear
 from sora_ref.step import Recipe
 
@@ -236,7 +237,7 @@ def with_absolute_paths(config: Config) -> Config:
         return path if path is None else str(Path(path).expanduser().resolve())
 
     model, task = config.model, config.task
-    if Path(model.path).expanduser().is_dir():
+    if model.path not in ARTEFACTS and Path(model.path).expanduser().is_dir():
         model = replace(model, path=absolute(model.path))
     files = {split: str(absolute(path)) for split, path in task.files.items()}
     return replace(config, model=model, task=replace(task, path=absolute(task.path), files=files))

@@ -60,7 +60,14 @@ def demo_config(*, quick: bool, seed: int, backend: str) -> dict[str, Any]:
             "gate.lr": 1.3e-1,
             "gate.strength": 4e-2,
         }
-    return shared | {"model.path": "minilm", "gate.rule": "paper", "gate.lr": 4.0, "gate.strength": 2.2e-3}
+    return shared | {
+        "model.path": "minilm",
+        "train.epochs": 1,
+        "train.microbatch_tokens": 512,
+        "gate.rule": "paper",
+        "gate.lr": 8.0,
+        "gate.strength": 2.2e-3,
+    }
 
 
 def run_demo(

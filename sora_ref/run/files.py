@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -18,6 +19,8 @@ from sora_ref.checks import require
 from sora_ref.errors import SoRAError
 
 _DIGEST = "sha256"
+_OURS = r"config\.toml|(versions|summary|memorization_ids)\.json|(metrics|gates)\.jsonl|(ranks|gates)\.png"
+_SCRAP = re.compile(rf"\.({_OURS}|(step|stage)-\d+\.safetensors)\.[a-z0-9_]{{8}}")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -69,11 +72,17 @@ def _defined(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def is_scrap(path: Path) -> bool:
+    """Whether a killed `write_bytes` left this file behind: hidden, a name of ours, eight letters more."""
+    return _SCRAP.fullmatch(path.name) is not None
+
+
 def sweep(folder: Path) -> None:
-    """Remove what a killed `write_bytes` left behind: hidden siblings of files it was about to write."""
-    for scrap in folder.glob(".*.*"):
-        if scrap.is_file():
-            scrap.unlink()
+    """Remove such scraps from a run directory, its checkpoints and its stages."""
+    for place in (folder, folder / "checkpoints", folder / "stages"):
+        for path in place.glob(".*"):
+            if is_scrap(path):
+                path.unlink()
 
 
 def sync_folder(folder: Path) -> None:

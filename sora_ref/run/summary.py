@@ -114,7 +114,7 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         memorized, generalized = ("undefined" if p is None else f"{p:.1f} %" for p in percents)
         lines.append(
             f"  stage {stage['stage']}, strength {stage['strength']:g}: {performance['nonzero']:,} non-zero, "
-            f"memorization {performance['memorization']:.4f} ({memorized}), "
-            f"generalization {performance['generalization']:.4f} ({generalized})"
+            f"{score_words({'memorization': performance['memorization']})} ({memorized}), "
+            f"{score_words({'generalization': performance['generalization']})} ({generalized})"
         )
     return lines

