@@ -110,10 +110,8 @@ def run_demo(
     write_pruned(loaded, shipped / "pruned")
     write_merged(loaded, shipped / "merged")
     reports = [write_peft(loaded, shipped / f"peft-{layout}", layout) for layout in ("compact", "uniform")]
-    scores = {
-        name: _accuracy(path, encoded)
-        for name, path in (("unpruned", folder / "sora"), *((n, shipped / n) for n in ("pruned", "merged")))
-    }
+    scores = {"unpruned": sora["scores"]["test"]["accuracy"]}
+    scores |= {name: _accuracy(shipped / name, encoded) for name in ("pruned", "merged")}
 
     facts = {
         "results": [vars(result) for result in results],
