@@ -61,6 +61,7 @@ def write_merged(loaded: Loaded, out: Path) -> None:
     adapter.safetensors.
     """
     setup = loaded.setup
+    require(setup.folder != loaded.file.parent, f"{loaded.file.parent} is merged already: expected a run")
     merged, trained = merged_params(setup, loaded.params)
     weights = to_host(setup, {**merged, **trained})
     cls = setup.model.head == "cls"

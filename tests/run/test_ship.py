@@ -332,3 +332,10 @@ def test_helpers_touch_nothing_they_are_given(mean: Path) -> None:
     assert len(rows) == MODULES
     assert before == {n: np.asarray(array).tobytes() for n, array in {**loaded.setup.frozen, **loaded.params}.items()}
     assert last(mean).params.keys() == loaded.params.keys()
+
+
+def test_second_merge_is_refused(mean: Path, tmp_path: Path) -> None:
+    write_merged(load_trained(mean), tmp_path / "merged")
+    with pytest.raises(SoRAError, match="is merged already"):
+        write_merged(load_trained(tmp_path / "merged"), tmp_path / "again")
+    assert not (tmp_path / "again").exists()
