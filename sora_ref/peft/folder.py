@@ -39,7 +39,7 @@ def write_folder(
         scratch.mkdir()
         for name, data in files.items():
             _write(scratch / name, data)
-        _flush(scratch)
+        flush_folder(scratch)
         checked = check(scratch)
         _move_into_place(scratch, folder, old if overwrite and folder.exists() else None)
     except OSError as error:
@@ -78,10 +78,10 @@ def _move_into_place(scratch: Path, folder: Path, old: Path | None) -> None:
         if old is not None and old.exists():
             old.rename(folder)
         raise
-    _flush(folder.parent)
+    flush_folder(folder.parent)
 
 
-def _flush(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Flushes the folder's own entries, the names in it, to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

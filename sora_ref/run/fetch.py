@@ -25,6 +25,7 @@ from typing import IO, Literal
 import platformdirs
 
 from sora_ref.errors import SoRAError
+from sora_ref.peft.folder import flush_folder
 
 STAMP = "sha256.txt"
 
@@ -238,7 +239,7 @@ def _unpack(artefact: Artefact, archive: Path, scratch: Path) -> Path:
         stamp.write(artefact.sha256)
         stamp.flush()
         os.fsync(stamp.fileno())
-    _sync_folder(folder)
+    flush_folder(folder)
     return folder
 
 
@@ -277,15 +278,4 @@ def _publish(artefact: Artefact, folder: Path, target: Path) -> None:
     if target.exists():
         os.replace(target, folder.with_name("replaced"))
     os.replace(folder, target)
-    _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk where the system can (POSIX)."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush_folder(target.parent)

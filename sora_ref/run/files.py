@@ -17,6 +17,7 @@ import numpy as np
 
 from sora_ref.checks import require
 from sora_ref.errors import SoRAError
+from sora_ref.peft.folder import flush_folder
 
 _DIGEST = "sha256"
 _OURS = r"config\.toml|(versions|summary|memorization_ids)\.json|(metrics|gates)\.jsonl|(ranks|gates)\.png"
@@ -38,7 +39,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        flush_folder(path.parent)
     except OSError as error:
         raise SoRAError(
             f"{path}: cannot be written ({error.strerror}): expected a writable folder with room"
@@ -83,15 +84,6 @@ def sweep(folder: Path) -> None:
         for path in place.glob(".*"):
             if is_scrap(path):
                 path.unlink()
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def tensor_bytes(tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> bytes:

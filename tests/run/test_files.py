@@ -66,7 +66,7 @@ def fail_at(patch: pytest.MonkeyPatch, call: str, stop: BaseException) -> None:
         patch.setattr(tempfile, "mkstemp", fail)
         return
     if call.startswith("folder"):
-        patch.setattr(module, "sync_folder", fail)
+        patch.setattr(module, "flush_folder", fail)
         return
     if call == "fdopen":
 

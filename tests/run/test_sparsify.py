@@ -207,3 +207,18 @@ def test_first_stage_that_is_dense_warns_of_nothing(keys: Keys, tmp_path: Path) 
     assert "warning" not in done.stderr + done.stdout
     assert re.search(r"stage 0, strength 0: [\d,]+ non-zero, memorization \d\.\d{4} \(100\.0 %\)", done.stdout)
     assert len(lines(tmp_path / "run" / "metrics.jsonl")) == 5
+
+
+def test_dropout_draws_anew_in_every_step_of_every_stage(
+    keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: set[int] = set()
+    real = loop.Dropout
+
+    def spy(**options: Any) -> Any:
+        steps.add(options["step"])
+        return real(**options)
+
+    monkeypatch.setattr(loop, "Dropout", spy)
+    run_once(tmp_path / "run", keys, schedule__stages=2)
+    assert steps == set(range(1, last(tmp_path / "run").position.step + 1))
