@@ -252,14 +252,17 @@ def test_asked_to_stop_a_run_finishes_its_step_and_saves(
 
 
 def test_second_request_to_stop_acts_as_usual_and_handlers_come_back() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with stop_requested() as event:
-        assert not event.is_set()
-        signal.raise_signal(signal.SIGINT)
-        assert event.is_set()
-        with pytest.raises(KeyboardInterrupt):
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process inherits SIG_IGN
+    try:
+        with stop_requested() as event:
+            assert not event.is_set()
             signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+            assert event.is_set()
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, inherited)
 
 
 def test_outside_the_main_thread_signals_are_left_alone() -> None:
