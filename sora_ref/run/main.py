@@ -39,7 +39,7 @@ def main() -> None:
         _leave(1, f"{where}{error.strerror or error}")
     except MemoryError:
         _leave(1, "out of memory: lower train.microbatch_tokens or the model's size")
-    except Exception as error:
+    except Exception as error:  # the last resort: a traceback is for us, not for a user
         if os.environ.get("SORA_REF_DEBUG"):
             raise
         _leave(

@@ -112,4 +112,5 @@ def _distance(setup: Setup, other: Array, y: Array, allowed: Array) -> tuple[flo
     xp = array_namespace(y)
     apart = xp.abs(xp.astype(other, xp.float64) - xp.astype(y, xp.float64))
     ratio = xp.where(apart == 0, xp.zeros_like(apart), apart / xp.where(apart == 0, xp.ones_like(allowed), allowed))
-    return tuple(float(setup.backend.to_host(xp.max(t))) for t in (apart, ratio))  # type: ignore[return-value]
+    to_host = setup.backend.to_host
+    return float(to_host(xp.max(apart))), float(to_host(xp.max(ratio)))
