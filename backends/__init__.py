@@ -46,7 +46,7 @@ class Backend:
     kernels: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
 
-_MODULES = {"numpy": "numpy_backend", "cupy": "cupy_backend", "strict": "strict_backend"}
+_MODULES = {"numpy": "numpy_backend", "cupy": "cupy_backend", "strict": "strict_backend", "exact": "exact_backend"}
 _NAMESPACES = {
     "array_api_compat.numpy": "numpy",
     "array_api_compat.cupy": "cupy",
@@ -70,11 +70,12 @@ def get(name: str) -> Backend:
 
 
 def of(*arrays: Array) -> Backend:
-    """The backend whose arrays these are; TypeError for an unknown or mixed namespace."""
+    """The backend whose arrays these are; NumPy's object arrays are exact.  TypeError for an unknown or mixed namespace."""
     namespace = array_namespace(*arrays).__name__
     if namespace not in _NAMESPACES:
         raise TypeError(f"no backend for arrays of {namespace}: expected one of {', '.join(_NAMESPACES)}")
-    return get(_NAMESPACES[namespace])
+    rational = namespace == "array_api_compat.numpy" and any(x.dtype == object for x in arrays)
+    return get("exact" if rational else _NAMESPACES[namespace])
 
 
 class FloatInfo(NamedTuple):

@@ -35,6 +35,6 @@ def require_finite_number(name: str, value: Any, *, least: float | None = None) 
     A NumPy scalar is refused: a float64 one would promote float32 arrays without a word.
     """
     require(not hasattr(value, "dtype"), f"{name} is a scalar array {value!r}: expected a Python number, without dtype")
-    require(math.isfinite(value), f"{name} is {value}: expected a finite number")
+    require(abs(value) < math.inf, f"{name} is {value}: expected a finite number")
     if least is not None:
         require(value >= least, f"{name} is {value}: expected at least {least}")

@@ -1,4 +1,4 @@
-"""Schedules: Python floats in, Python floats out (clause SORA-SCHED).
+"""Schedules: Python floats in, Python floats out; the linear ones keep rationals rational (clause SORA-SCHED).
 
 A learning-rate schedule is a function of the step t = 1 … total.  A sparsity schedule is the tuple of a run's values of
 ξ (or λ), one a stage.
@@ -31,7 +31,7 @@ def linear_warmup_decay(peak: float, total: int, warmup: int) -> Schedule:
 
     def schedule(t: int) -> float:
         require(1 <= t <= total, f"step {t} is outside the schedule: expected 1 to {total}")
-        return peak * min(t / top, (total + 1 - t) / (total + 1 - top))
+        return min(_part(peak, t, top), _part(peak, total + 1 - t, total + 1 - top))
 
     return schedule
 
@@ -47,8 +47,8 @@ def released_linear(peak: float, total: int, warmup: int) -> Schedule:
         require(t >= 1, f"step {t} is outside the schedule: expected 1 or more")
         k = t - 1
         if k < warmup:
-            return peak * k / warmup
-        return peak * max(total - k, 0) / max(total - warmup, 1)
+            return _part(peak, k, warmup)
+        return _part(peak, max(total - k, 0), max(total - warmup, 1))
 
     return schedule
 
@@ -66,7 +66,7 @@ def stage_values(kind: str, start: float, stop: float, stages: int) -> tuple[flo
     require(kind != "exp_linear" or start > 0 < stop, f"exp_linear from {start} to {stop}: expected both above 0")
     require(kind in _INTERPOLATIONS, f"unknown schedule {kind!r}: expected one of {', '.join(_INTERPOLATIONS)}")
     between = _INTERPOLATIONS[kind]
-    inner = tuple(between(start, stop, k / (stages - 1)) for k in range(1, stages - 1))
+    inner = tuple(between(start, stop, k, stages - 1) for k in range(1, stages - 1))
     last = start if kind == "constant" else stop
     return (start,) if stages == 1 else (start, *inner, last)
 
@@ -95,17 +95,26 @@ def algorithm_1_values(xi0: float, xi_max: float, delta: float, *, overshoot: bo
     return tuple(float(first + k * step) for k in range(stages))
 
 
-def _log_linear(start: float, stop: float, w: float) -> float:
+def _part(value: float, k: int, n: int) -> float:
+    """value·(k/n): the quotient is rounded first, so that k = n gives the value itself; exact where value is rational."""
+    return value * Fraction(k, n) if isinstance(value, Fraction) else value * (k / n)
+
+
+def _linear(start: float, stop: float, k: int, n: int) -> float:
+    return start + _part(stop - start, k, n)
+
+
+def _log_linear(start: float, stop: float, k: int, n: int) -> float:
     if stop >= start:  # from the larger end, so that expm1's argument is never positive
-        return stop + math.log1p((1 - w) * math.expm1(start - stop))
-    return start + math.log1p(w * math.expm1(stop - start))
+        return stop + math.log1p((n - k) / n * math.expm1(start - stop))
+    return start + math.log1p(k / n * math.expm1(stop - start))
 
 
-_INTERPOLATIONS: dict[str, Callable[[float, float, float], float]] = {
-    "constant": lambda start, stop, w: start,
-    "linear": lambda start, stop, w: (1 - w) * start + w * stop,
+_INTERPOLATIONS: dict[str, Callable[[float, float, int, int], float]] = {
+    "constant": lambda start, stop, k, n: start,
+    "linear": _linear,
     "log_linear": _log_linear,
-    "exp_linear": lambda start, stop, w: math.exp((1 - w) * math.log(start) + w * math.log(stop)),
+    "exp_linear": lambda start, stop, k, n: math.exp(_linear(math.log(start), math.log(stop), k, n)),
 }
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, settings
-from strategies import Space, exact
+from strategies import Space
+from traceability import STRENGTHS
 
 from sora_ref.backends import get
 
@@ -36,7 +36,7 @@ def xp(request: pytest.FixtureRequest) -> Iterator[Space]:
         yield _on_device(name)
         strict.reset_array_api_strict_flags()
     else:
-        yield _on_device(name) if name == "cupy" else Space(name, _ROADS[name], _exact_out if name == "exact" else _out)
+        yield _on_device(name) if name == "cupy" else Space(name, _ROADS[name], get(_BACKENDS.get(name, name)).to_host)
 
 
 @pytest.fixture(scope="session")
@@ -58,20 +58,11 @@ def _read_only(values: Any, dtype: str = "float64") -> npt.NDArray[Any]:
 
 
 def _rational(values: Any, dtype: str = "float64") -> npt.NDArray[Any]:
-    x = np.array(values, dtype=dtype) if dtype in ("bool", "int64") else exact(values)
+    x: npt.NDArray[Any] = get("exact").from_host(
+        np.array(values, dtype=dtype if dtype in ("bool", "int64") else object)
+    )
     x.flags.writeable = False
     return x
-
-
-def _out(x: Any) -> npt.NDArray[Any]:
-    return np.asarray(x)
-
-
-def _exact_out(x: Any) -> npt.NDArray[Any]:
-    out = np.asarray(x, dtype=object)
-    for value in out.ravel().tolist():
-        assert isinstance(value, int | Fraction), f"{value!r} crept into exact arithmetic"
-    return out
 
 
 def _on_device(name: str) -> Space:
@@ -79,4 +70,24 @@ def _on_device(name: str) -> Space:
     return Space(name, lambda values, dtype="float64": backend.from_host(_host(values, dtype)), backend.to_host)
 
 
+_BACKENDS = {"read-only": "numpy"}
 _ROADS = {"numpy": _host, "read-only": _read_only, "exact": _rational}
+
+
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Write the marks of evidence into the report, so that what is counted is what ran."""
+    if call.when == "call":
+        item.user_properties += [("evidence", mark.name) for mark in item.iter_markers() if mark.name in STRENGTHS]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many passed checks there are of each strength."""
+    passed = [
+        dict.fromkeys(value for key, value in report.user_properties if key == "evidence")
+        for report in terminalreporter.stats.get("passed", [])
+        if report.when == "call"
+    ]
+    counts = {strength: sum(strength in marks for marks in passed) for strength in STRENGTHS}
+    if any(counts.values()):
+        listed = ", ".join(f"{count} {strength}" for strength, count in counts.items() if count)
+        terminalreporter.write_line(f"evidence, checks passed: {listed}")

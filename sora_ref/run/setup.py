@@ -11,6 +11,7 @@ import numpy as np
 
 from sora_ref import SoRA, backends, initial_adapter, initial_dense
 from sora_ref.backends import Array, Backend
+from sora_ref.checks import require
 from sora_ref.errors import SoRAError
 from sora_ref.models import MODEL_SPEC, BertConfig, Classifier, ModelOps, linear_modules, load_bert
 from sora_ref.models.pretrained import POOLER
@@ -114,6 +115,7 @@ def _whole_task(config: Config, say: Say | None) -> Task:
 
 def get_backend(name: str) -> Backend:
     """The backend, or one sentence on why there is none."""
+    require(name != "exact", "backend 'exact' has rationals only and a transformer needs exp: expected numpy or cupy")
     try:
         return backends.get(name)
     except ValueError as error:

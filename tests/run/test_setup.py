@@ -89,6 +89,11 @@ def test_unknown_backend_is_answered_with_the_list() -> None:
         get_backend("jax")
 
 
+def test_a_transformer_over_the_rationals_is_refused() -> None:
+    with pytest.raises(SoRAError, match=r"'exact' has rationals only .*: expected numpy or cupy"):
+        get_backend("exact")
+
+
 def test_backend_whose_library_is_not_installed_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
     monkeypatch.setitem(sys.modules, "array_api_compat.cupy", None)

@@ -13,8 +13,9 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 
 from sora_ref import SoRA
+from sora_ref.backends.exact_backend import Rational
 
-Exact = npt.NDArray[Any]  # object array of fractions.Fraction
+Exact = npt.NDArray[Any]  # object array of rationals
 Floats = npt.NDArray[Any]
 
 
@@ -22,9 +23,9 @@ Floats = npt.NDArray[Any]
 class Space:
     """One way to hold arrays: its name, and the roads in from nested lists and out to NumPy.
 
-    asarray:  (values, dtype="float64"); "bool" and "int64" are legal too.  The exact space has Fractions for every
+    asarray:  (values, dtype="float64"); "bool" and "int64" are legal too.  The exact space has rationals for every
               float dtype.
-    to_numpy: NumPy array of the same values; the exact space asserts that no float has crept in.
+    to_numpy: NumPy array of the same values; the exact backend raises where a float has crept in.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Space:
 
     def number(self, value: Any) -> Any:
         """A scalar argument: a Fraction in the exact space, a float elsewhere."""
-        return Fraction(value) if self.exact else float(value)
+        return Rational(value) if self.exact else float(value)
 
     def adapter(self, A: Any, g: Any, B: Any, s: Any, dtype: str = "float64") -> SoRA:
         return SoRA(self.asarray(A, dtype), self.asarray(g, dtype), self.asarray(B, dtype), self.number(s))
@@ -48,12 +49,9 @@ class Space:
 
 
 def exact(values: Any) -> Exact:
-    """Object array of the Fractions these finite numbers are."""
+    """Object array of the rationals these finite numbers are: of the backend `exact`, which lets no float near."""
     given = np.asarray(values)
-    out = np.empty(given.shape, object)
-    for index, value in np.ndenumerate(given):
-        out[index] = Fraction(value) if isinstance(value, int | Fraction) else Fraction(float(value))
-    return out
+    return np.reshape(np.array([Rational(value) for value in given.ravel().tolist()] or [], object), given.shape)
 
 
 def all_equal(a: Any, b: Any) -> bool:

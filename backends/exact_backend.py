@@ -1,0 +1,86 @@
+"""Rational arithmetic: NumPy object arrays of `Rational`, for whatever of the specification needs no root and no exp.
+
+The linear map, its backward, the proximal steps, pruning, merging and SGD are rational functions of their arguments, so
+here they are computed without any rounding, and tests compare with `==`.  A float that strays into an exact array raises
+TypeError at the operation where it does, or at the latest when the array comes back to the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from numbers import Number
+from typing import Any
+
+import array_api_compat.numpy as xp
+import numpy as np
+
+from sora_ref.backends import Array, Backend
+
+
+class Rational(Fraction):
+    """A Fraction that never leaves the rationals: meeting a float raises TypeError, where Fraction gives a float."""
+
+    __slots__ = ()
+
+
+def _exactly(name: str) -> Callable[..., Any]:
+    """Fraction's operator of this name, confined to the rationals."""
+    operate = getattr(Fraction, name)
+
+    def operator(self: Rational, *others: Any) -> Any:
+        for other in others:
+            if not isinstance(other, int | Fraction):
+                if isinstance(other, Number):
+                    raise TypeError(f"{other!r} met exact arithmetic in {name}: expected a rational number")
+                return NotImplemented  # an array: NumPy goes through its elements
+        result = operate(self, *others)
+        if not isinstance(result, Fraction):
+            raise TypeError(f"{name} of {self} and {others} is irrational: expected a rational result")
+        return Rational(result)
+
+    return operator
+
+
+_ARITHMETIC = ("add", "sub", "mul", "truediv", "pow")
+for _name in (*_ARITHMETIC, *(f"r{_name}" for _name in _ARITHMETIC), "neg", "pos", "abs"):
+    setattr(Rational, f"__{_name}__", _exactly(f"__{_name}__"))
+
+
+def _from_host(x: np.ndarray) -> Array:
+    """Every finite number is a rational; booleans and integers, which are masks and indices, stay as they are."""
+    if x.dtype.kind in "bi":
+        return x
+    exact = np.empty(x.shape, object)
+    exact.ravel()[:] = [Rational(value) for value in x.ravel().tolist()]
+    return exact
+
+
+def _to_host(x: Array) -> np.ndarray:
+    values: np.ndarray = np.asarray(x)  # NumPy gives a sum of objects, which is 0-d, as the object itself
+    if values.dtype == object:
+        for value in values.ravel().tolist():
+            if not isinstance(value, int | Fraction):
+                raise TypeError(f"{value!r} crept into an exact array: expected rational numbers")
+    return values
+
+
+def _no_erf(x: Array) -> Array:
+    raise TypeError("erf is no rational function: expected a floating-point backend")
+
+
+def _scatter_add(rows: int, ids: Array, updates: Array) -> Array:
+    out = np.full((rows, updates.shape[1]), Rational(0))
+    np.add.at(out, ids, updates)
+    return out
+
+
+BACKEND = Backend(
+    name="exact",
+    xp=xp,
+    from_host=_from_host,
+    to_host=_to_host,
+    erf=_no_erf,
+    scatter_add=_scatter_add,
+    shares_memory=np.may_share_memory,
+)

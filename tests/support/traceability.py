@@ -1,0 +1,118 @@
+"""From a clause to its source, its functions, its tests and the strength of its evidence, all read from the files.
+
+A clause is an item of docs/spec.md that begins with its id in bold.  A function belongs to it when its docstring cites
+the id; a test when one of the five marks of evidence names the id: `@pytest.mark.exact("SORA-PROX-1")`.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+STRENGTHS = ("proved", "exact", "bounded", "independent", "measured")
+ID = re.compile(r"SORA-[A-Z]+-\d+")
+_ITEM = re.compile(r"^- \*\*(?P<ids>SORA-[A-Z]+-\d+)\.\*\*(?P<text>.*(?:\n(?:  .*)?)*)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Clause:
+    """One clause as docs/spec.md has it; `source` is what follows *Source:*, empty where that is missing."""
+
+    id: str
+    statement: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One test and what it bears on: its strengths, and the clauses each of them names."""
+
+    test: str
+    strengths: Mapping[str, tuple[str, ...]]
+
+
+def clauses(text: str | None = None) -> dict[str, Clause]:
+    """The clauses of docs/spec.md in their order; ValueError for an id given twice."""
+    found: dict[str, Clause] = {}
+    for item in _ITEM.finditer(_read("docs/spec.md") if text is None else text):
+        body = " ".join(item["text"].split())
+        statement, _, source = body.partition("*Source:*")
+        if item["ids"] in found:
+            raise ValueError(f"clause {item['ids']} stands twice")
+        found[item["ids"]] = Clause(item["ids"], statement.strip(), source.partition("*Deviation")[0].strip())
+    return found
+
+
+def functions() -> dict[str, list[str]]:
+    """By clause, what cites it in a docstring: `linear.sora_linear_forward`, or the module itself."""
+    found: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "sora_ref").glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for name, node in _documented(tree, path.stem):
+            for clause in dict.fromkeys(ID.findall(ast.get_docstring(node) or "")):
+                found.setdefault(clause, []).append(name)
+    return found
+
+
+def evidence() -> list[Evidence]:
+    """Every test function that carries a mark of evidence, by file and name."""
+    found = []
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                marks = dict(_marks(node.decorator_list))
+                if marks:
+                    found.append(Evidence(f"{path.relative_to(ROOT)}::{node.name}", marks))
+    return found
+
+
+def tests_of(clause: str, given: Sequence[Evidence]) -> dict[str, list[str]]:
+    """By strength, the tests that bear on this clause; strongest first."""
+    found = {s: [e.test for e in given if clause in e.strengths.get(s, ())] for s in STRENGTHS}
+    return {strength: tests for strength, tests in found.items() if tests}
+
+
+def table() -> str:
+    """The traceability table, in Markdown."""
+    cited, marked = functions(), evidence()
+    lines = ["| clause | source | functions | evidence |", "|---|---|---|---|"]
+    for clause in clauses().values():
+        names = ", ".join(f"`{name}`" for name in cited.get(clause.id, ()))
+        proofs = "; ".join(f"**{s}** {_listed(tests)}" for s, tests in tests_of(clause.id, marked).items())
+        lines.append(f"| {clause.id} | {clause.source} | {names} | {proofs} |")
+    return "\n".join(lines)
+
+
+def _listed(tests: Sequence[str]) -> str:
+    """Test names by file: `test_prox`: law, law."""
+    by_file: dict[str, list[str]] = {}
+    for test in tests:
+        file, _, name = test.partition("::")
+        by_file.setdefault(Path(file).stem, []).append(name.removeprefix("test_").replace("_", " "))
+    return "; ".join(f"`{file}`: {', '.join(names)}" for file, names in by_file.items())
+
+
+def _documented(tree: ast.Module, module: str) -> Iterator[tuple[str, ast.Module | ast.ClassDef | ast.FunctionDef]]:
+    yield module, tree
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            yield f"{module}.{node.name}", node
+        if isinstance(node, ast.ClassDef):
+            yield from ((f"{module}.{node.name}.{m.name}", m) for m in node.body if isinstance(m, ast.FunctionDef))
+
+
+def _marks(decorators: Sequence[ast.expr]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for decorator in decorators:
+        call = decorator.func if isinstance(decorator, ast.Call) else decorator
+        mark = ast.unparse(call).removeprefix("pytest.mark.")
+        if mark in STRENGTHS:
+            arguments = decorator.args if isinstance(decorator, ast.Call) else []
+            yield mark, tuple(ast.literal_eval(argument) for argument in arguments)
+
+
+def _read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
