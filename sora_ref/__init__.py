@@ -4,7 +4,17 @@ The specification is this package's own modules; what is built on it lives in `s
 `sora_ref.peft`.  Importing this package loads NumPy and the array-compat layer, nothing else.
 """
 
-from sora_ref.bounds import linear_bound, unmerge_bound
+from sora_ref.bounds import (
+    BF16,
+    FP16,
+    TF32,
+    Precision,
+    linear_backward_bound,
+    linear_bound,
+    merge_bound,
+    precision_of,
+    unmerge_bound,
+)
 from sora_ref.count import Counts, count_parameters, module_ranks
 from sora_ref.errors import SoRAError
 from sora_ref.gate import (
@@ -51,12 +61,15 @@ __all__ = [
     "ADAMW_METRIC",
     "ADAMW_METRIC_LITERAL",
     "ADAMW_XI",
+    "BF16",
+    "FP16",
     "GATE_RULES",
     "PAPER",
     "RELEASED",
     "SGD",
     "SPEC",
     "SPEC_VERSION",
+    "TF32",
     "AdamW",
     "Counts",
     "GateRule",
@@ -65,6 +78,7 @@ __all__ = [
     "Moments",
     "Ops",
     "Performance",
+    "Precision",
     "Rates",
     "Recipe",
     "SoRA",
@@ -87,11 +101,14 @@ __all__ = [
     "kept_components",
     "kkt_distance",
     "l1_value",
+    "linear_backward_bound",
     "linear_bound",
     "linear_warmup_decay",
     "listed_values",
     "merge",
+    "merge_bound",
     "module_ranks",
+    "precision_of",
     "prox_kkt_distance",
     "prune",
     "released_linear",

@@ -96,7 +96,7 @@ def algorithm_1_values(xi0: float, xi_max: float, delta: float, *, overshoot: bo
 
 
 def _part(value: float, k: int, n: int) -> float:
-    """value·(k/n): the quotient is rounded first, so that k = n gives the value itself; exact where value is rational."""
+    """value·(k/n), the quotient rounded first, so that k = n gives the value itself; exact where value is rational."""
     return value * Fraction(k, n) if isinstance(value, Fraction) else value * (k / n)
 
 
