@@ -37,6 +37,7 @@ from sora_ref import (
     unmerge,
     unmerge_bound,
 )
+from sora_ref.backends import float_info
 from sora_ref.bounds import BF16, FP16, TF32, Precision, gamma, linear_backward_bound, precision_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:underflow")
@@ -246,13 +247,24 @@ def test_bound_covers_the_worst_sum_of_equal_roundings(dtype: Any) -> None:
     assert abs(Fraction(float(left_to_right)) - truth.item()) <= exact(linear_bound(x, W0, None, None)).item()
 
 
-def test_bound_is_float64_and_has_the_shape_of_y(floats: Space) -> None:
-    x, W0 = floats.asarray(np.ones((2, 5, 3)), "float32"), floats.asarray(np.ones((4, 3)), "float32")
+@pytest.mark.exact("SORA-BOUND-2", "SORA-BOUND-3", "SORA-BOUND-4", "SORA-BOUND-6")
+def test_bounds_are_float64_and_have_the_shapes_of_what_they_bound(floats: Space) -> None:
+    x, W0, dy = (floats.asarray(np.ones(shape), "float32") for shape in ((2, 5, 3), (4, 3), (2, 5, 4)))
     adapter = floats.adapter(np.ones((2, 3)), np.ones(2), np.ones((4, 2)), 2.0, "float32")
-    bound = floats.to_numpy(linear_bound(x, W0, floats.asarray(np.ones(4), "float32"), adapter))
-    assert (bound.shape, str(bound.dtype)) == ((2, 5, 4), "float64")
-    back = floats.to_numpy(unmerge_bound(W0, adapter))
-    assert (back.shape, str(back.dtype)) == ((4, 3), "float64")
+    y, cache = sora_linear_forward(x, W0, None, adapter)
+    grads = sora_linear_backward(dy, cache, dW0=True, db=True)
+    pairs = [
+        (y, linear_bound(x, W0, floats.asarray(np.ones(4), "float32"), adapter)),
+        (W0, merge_bound(W0, adapter)),
+        (W0, unmerge_bound(W0, adapter)),
+        *zip(grads, linear_backward_bound(dy, x, W0, adapter), strict=True),
+    ]
+    for value, bound in pairs:
+        found = floats.to_numpy(bound)
+        assert (found.shape, str(found.dtype)) == (floats.to_numpy(value).shape, "float64")
+        assert (found > 0).all()
+    plain = linear_backward_bound(dy, x, W0, None)
+    assert (plain.dA, plain.dg, plain.dB) == (None, None, None)
 
 
 def test_bound_is_the_same_on_every_backend(floats: Space) -> None:
