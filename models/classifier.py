@@ -128,10 +128,11 @@ def cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
     """
     xp = array_namespace(logits)
     classes = xp.arange(logits.shape[1], dtype=labels.dtype, device=device(labels))
-    onehot = xp.astype(xp.expand_dims(labels, axis=1) == classes, logits.dtype)
+    hit = xp.expand_dims(labels, axis=1) == classes
     shifted = logits - xp.max(logits, axis=1, keepdims=True)
     log_total = xp.log(xp.sum(xp.exp(shifted), axis=1))
-    return xp.sum(log_total - xp.sum(onehot * shifted, axis=1)), layers.softmax(logits) - onehot
+    own = xp.sum(xp.where(hit, shifted, xp.zeros_like(shifted)), axis=1)  # a product with 0 would make NaN of −∞
+    return xp.sum(log_total - own), layers.softmax(logits) - xp.astype(hit, logits.dtype)
 
 
 def squared_error(outputs: Array, targets: Array) -> tuple[Array, Array]:

@@ -49,6 +49,7 @@ def check_derivative(case: Case, seed: int, *, by_name: bool) -> None:
     check_vjp(loss, gradients, case.params, np.random.default_rng(seed), by_name=by_name)
 
 
+@pytest.mark.measured("SORA-LINEAR-3")
 @given(seed=SEEDS, head=HEADS, outputs=OUTPUTS, kinds=SUBSETS, p=RATES)
 def test_the_gradient_is_the_derivative_of_the_loss(
     seed: int, head: Head, outputs: int, kinds: list[str], p: float
@@ -57,12 +58,14 @@ def test_the_gradient_is_the_derivative_of_the_loss(
     check_derivative(case, seed, by_name=False)
 
 
+@pytest.mark.measured("SORA-LINEAR-3")
 @pytest.mark.parametrize("outputs", [1, 3])
 @pytest.mark.parametrize("head", ["cls", "mean"])
 def test_each_gradient_by_its_name_is_the_derivative_of_the_loss(head: Head, outputs: int) -> None:
     check_derivative(make_case(21, head=head, outputs=outputs, p=0.3), 22, by_name=True)
 
 
+@pytest.mark.measured("SORA-STEP-2")
 @given(seed=SEEDS, head=HEADS, outputs=OUTPUTS, p=RATES, split=st.permutations(range(4)), at=st.integers(1, 3))
 def test_gradients_sum_over_microbatches_and_forget_the_order_of_examples(
     seed: int, head: Head, outputs: int, p: float, split: list[int], at: int
@@ -212,6 +215,16 @@ def test_squared_error_and_its_gradient_are_exact(xp: Space) -> None:
     assert xp.to_numpy(grad).tolist() == [[2], [-6], [-0.5]]
 
 
+def test_a_class_that_is_ruled_out_costs_nothing(floats: Space) -> None:
+    """A logit of −∞ is a class with probability 0: finite loss, gradient 0; and infinite where it was the label."""
+    logits = floats.asarray([[0.0, -np.inf], [0.0, -np.inf]])
+    loss, grad = cross_entropy(logits[:1, :], floats.asarray([0], "int64"))
+    assert floats.to_numpy(loss).item() == 0
+    assert floats.to_numpy(grad).tolist() == [[0, 0]]
+    assert floats.to_numpy(cross_entropy(logits, floats.asarray([0, 1], "int64"))[0]).item() == np.inf
+
+
+@pytest.mark.bounded("SORA-STEP-2")
 def test_losses_are_sums_over_examples(floats: Space) -> None:
     twice = [floats.asarray(np.concatenate([LOGITS, LOGITS])), floats.asarray(np.tile(LABELS, 2), "int64")]
     once, one = cross_entropy(floats.asarray(LOGITS), floats.asarray(LABELS, "int64"))
