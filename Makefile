@@ -6,10 +6,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 export SORA_REF_CACHE ?= $(CURDIR)/.cache
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-quick test weights lint oracles vectors clean
+.PHONY: help demo demo-quick test weights lint oracles vectors docs mutants mutants-sample clean
 
 help:  ## List the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 demo: .venv/run  ## Fine-tune MiniLM with SoRA on real data, prune, prove it, export; with its controls (under 15 minutes).
 	$(BIN)/sora-ref demo
@@ -34,6 +34,15 @@ oracles: .venv/oracles  ## Compare live with PyTorch, transformers and PEFT (ins
 vectors: .venv/oracles  ## Regenerate the golden vectors in tests/vectors.
 	$(BIN)/python tests/support/make_vectors.py
 
+docs: .venv/docs  ## Build the book in build/docs, every code cell run; a warning is an error.
+	$(BIN)/python -m sphinx -E -W --keep-going -b html docs build/docs
+
+mutants: .venv/mutants  ## Run the tests against every small change of the specification; writes docs/mutants.md (under an hour).
+	$(BIN)/python tests/support/mutants.py run
+
+mutants-sample: .venv/test  ## The same for a fixed sample of changes (under 90 seconds).
+	$(BIN)/python tests/support/mutants.py sample
+
 clean:  ## Remove everything that is built or cached, but no run.
 	rm -rf .venv .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
@@ -52,6 +61,14 @@ clean:  ## Remove everything that is built or cached, but no run.
 
 .venv/lint: .venv/base
 	$(PIP) --editable '.[test,lint]'
+	@touch $@
+
+.venv/docs: .venv/test
+	$(PIP) --editable '.[test,docs]'
+	@touch $@
+
+.venv/mutants: .venv/test
+	$(PIP) --editable '.[test,mutants]'
 	@touch $@
 
 .venv/oracles: .venv/test

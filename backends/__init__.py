@@ -70,7 +70,7 @@ def get(name: str) -> Backend:
 
 
 def of(*arrays: Array) -> Backend:
-    """The backend whose arrays these are; NumPy's object arrays are exact.  TypeError for an unknown or mixed namespace."""
+    """The backend whose arrays these are, object arrays being exact; TypeError for an unknown or mixed namespace."""
     namespace = array_namespace(*arrays).__name__
     if namespace not in _NAMESPACES:
         raise TypeError(f"no backend for arrays of {namespace}: expected one of {', '.join(_NAMESPACES)}")

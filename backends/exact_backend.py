@@ -1,8 +1,9 @@
 """Rational arithmetic: NumPy object arrays of `Rational`, for whatever of the specification needs no root and no exp.
 
 The linear map, its backward, the proximal steps, pruning, merging and SGD are rational functions of their arguments, so
-here they are computed without any rounding, and tests compare with `==`.  A float that strays into an exact array raises
-TypeError at the operation where it does, or at the latest when the array comes back to the host.
+here they are computed without any rounding, and tests compare with `==`.  A float that strays into an exact array
+raises TypeError at the operation where it does, or at the latest when the array comes back to the host.  (NumPy fills
+arrays with the int 0, and an int over an int is a float: so 0/2 among rationals is refused too.)
 """
 
 from __future__ import annotations
@@ -58,10 +59,9 @@ def _from_host(x: np.ndarray) -> Array:
 
 def _to_host(x: Array) -> np.ndarray:
     values: np.ndarray = np.asarray(x)  # NumPy gives a sum of objects, which is 0-d, as the object itself
-    if values.dtype == object:
-        for value in values.ravel().tolist():
-            if not isinstance(value, int | Fraction):
-                raise TypeError(f"{value!r} crept into an exact array: expected rational numbers")
+    for value in values.ravel().tolist():
+        if not isinstance(value, int | Fraction):
+            raise TypeError(f"{value!r} crept into an exact array: expected rational numbers")
     return values
 
 

@@ -14,7 +14,7 @@ from sora_ref.init import generator
 
 @dataclass(frozen=True)
 class Dropout:
-    """The masks of one microbatch in training.
+    """The masks of one microbatch in training, drawn by key (SORA-INIT-1).
 
     hidden, attention, adapter: drop probabilities of BERT's two kinds of site and of the adapters' input.
     examples: the examples' ids in the data set, keys of their draws;  lengths: their tokens without padding.

@@ -30,14 +30,14 @@ def constant_xi(strength: Any, lr: Any, metric: Array | None, moments: Moments) 
 
 
 def lr_times_lambda(strength: Any, lr: Any, metric: Array | None, moments: Moments) -> Any:
-    """a = η_t·λ, the paper's ξ (SoRA eq. 10), formed as a Python number and rounded once to the gate's dtype."""
+    """a = η_t·λ, the paper's ξ (SoRA eq. 10), formed as a Python number and rounded once later (SORA-GATE-2)."""
     return lr * strength
 
 
 def in_metric(strength: Any, lr: Any, metric: Array | None, moments: Moments) -> Any:
-    """a_i = η_t·λ/C_i: the prox in the metric Adam moves in (ProxGen, Yun, Lozano & Yang 2021).
+    """a_i = η_t·λ/C_i: the prox in the metric Adam moves in (ProxGen, Yun, Lozano & Yang 2021; SORA-GATE-3).
 
-    Where v̂_i = 0 no gradient has come yet (step 1, since B = 0) and C_i is ε alone: the gate is left as it is.
+    Where v̂_i = 0 no gradient has come yet (step 1, since B = 0: SORA-REVIVAL-2) and C_i is ε alone: the gate is left.
     """
     xp = array_namespace(metric)
     annihilating = in_metric_literal(strength, lr, metric, moments)
@@ -45,7 +45,7 @@ def in_metric(strength: Any, lr: Any, metric: Array | None, moments: Moments) ->
 
 
 def in_metric_literal(strength: Any, lr: Any, metric: Array | None, moments: Moments) -> Any:
-    """a_i = η_t·λ/C_i also where C_i = ε: the literal form, which annihilates every gate at step 1."""
+    """a_i = η_t·λ/C_i also where C_i = ε: the literal form, which annihilates every gate at step 1 (SORA-GATE-3)."""
     return (lr * strength) / metric
 
 
@@ -56,7 +56,8 @@ class GateRule:
     descend:   the optimiser of the gates, never decayed unless it says so itself.
     amount:    the threshold of this step.
     threshold: the map that cuts it off.
-    loss_l1:   also add `loss_l1`·sgn(g)/(number of gates) to the gradient, before clipping (the released double L1).
+    loss_l1:   also add `loss_l1`·sgn(g)/(number of gates) to the gradient, before clipping: the released double L1
+               (SORA-STEP-3).
     """
 
     name: str
@@ -92,11 +93,12 @@ GATE_RULES = {
 def gate_update(
     rule: GateRule, g: Array, grad: Array, moments: Moments, t: int, lr: Any, strength: Any
 ) -> tuple[Array, Moments]:
-    """g after step t of the rule, and the moments (SORA-GATE-2).
+    """g after step t of the rule, and the moments (SORA-GATE-1; SORA-STEP-7).
 
     g, grad:  (r,); grad is the data gradient at the same iterate as those of A and B, already clipped.
-    lr:       η_t of this step, of the gates' own schedule where they have one; the amount uses the same η_t.
+    lr:       η_t of this step, of the gates' own schedule where they have one; the amount uses the same (SORA-GATE-2).
     strength: ξ or λ, finite and ≥ 0.
+    Under T a gate at zero leaves it exactly when the descent takes it further than the amount (SORA-REVIVAL-1).
     """
     require_finite_number("strength", strength, least=0)
     v, moments = rule.descend.update(g, grad, moments, t, lr)

@@ -42,8 +42,8 @@ def initial_adapter(
     """A fresh adapter of one module, as NumPy arrays (SORA-INIT-2).
 
     A ~ U(−1/√in, 1/√in), which is Kaiming-uniform with a = √5; B = 0, so the branch starts at zero; g ~ N(0, 1), or
-    the constant `gate`; s = α/r, and s = α for rank 0.  The paper says only "as LoRA"; these are the released code's.
-    Draws are made in float64 and rounded once.
+    the constant `gate`; s = α/r, and s = α for rank 0 (SORA-LINEAR-2).  The paper says only "as LoRA"; these are
+    the released code's.  Draws are made in float64 and rounded once.
     """
     require(min(out, in_, r) >= 0, f"{module}: sizes out={out}, in={in_}, r={r}: expected 0 or more")
     require_finite_number("alpha", alpha)

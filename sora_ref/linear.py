@@ -112,7 +112,8 @@ def sora_linear_backward(
     dx, dW0, db: which of the gradients that do not belong to the branch to compute; W0 and b are frozen by default.
     active:      all components with g_i ≠ 0 (`kept_components`), to skip the others in dA, dB and dx; None skips none.
                  The skipped rows and columns are exact zeros either way; the products differ within the rounding bound.
-    A component with g_i = 0 has exactly zero in its row of dA and column of dB, never in its own dg (SORA-LINEAR-4).
+    A component with g_i = 0 has exactly zero in its row of dA and column of dB, never in its own dg (SORA-LINEAR-4);
+    its dg is zero too where B_i = 0 or z_i = 0, and then the three do not move (SORA-REVIVAL-2).
     """
     x, h, z, W0, adapter, keep, p, leading = cache
     xp = array_namespace(dy)

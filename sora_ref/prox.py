@@ -22,6 +22,7 @@ def soft_threshold(x: Array, xi: Any) -> Array:
     """T_ξ(x) = x − clip(x, −ξ, ξ), elementwise (SORA-PROX-1).
 
     x: any shape; xi: number, finite and ≥ 0, or an array of x's shape and dtype.
+    Over the reals it is the one minimiser of ξ|u| + ½(u − x)² (SORA-PROX-2).
     One rounding.  The result is zero exactly where |x| ≤ ξ, and that zero is +0; NaN stays NaN and ±inf stays ±inf.
     (`where(|x| > ξ, …, 0)` would turn NaN into 0, and `sign(x)·max(|x| − ξ, 0)` would give −0.)
     """
@@ -37,7 +38,8 @@ def released_threshold(x: Array, xi: Any) -> Array:
 
     Deviation: the second visit zeroes what the first shrank, so the dead zone is |x| < 2ξ and not |x| ≤ ξ; the points
     x = ±ξ alone escape all three lines and stay.  Off those points it is a hard threshold at ξ after a soft one, the
-    prox of the non-convex `released_penalty`; with them it is not monotone, hence the prox of no penalty at all.
+    prox of the non-convex `released_penalty`; with them it is not monotone, hence the prox of no penalty at all
+    (SORA-PROX-6).
     NaN stays NaN.
     """
     _check_threshold(xi, x)
@@ -60,7 +62,10 @@ def released_penalty(u: Array, xi: Any) -> Array:
 
 
 def l1_value(gates: Iterable[Array], lam: Any) -> Any:
-    """λ Σ_k ‖g^(k)‖₁, a sum over modules that is not normalised; a 0-d array, or 0 for no gates (SoRA eq. 14)."""
+    """λ Σ_k ‖g^(k)‖₁, a sum over modules that is not normalised (SoRA eq. 14; SORA-PROX-4).
+
+    A 0-d array, or 0 for no gates.
+    """
     require_finite_number("lambda", lam, least=0)
     norms = [array_namespace(g).sum(array_namespace(g).abs(g)) for g in gates]
     return lam * sum(norms[1:], start=norms[0]) if norms else 0

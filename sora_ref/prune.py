@@ -84,7 +84,7 @@ def absorb_gate(adapter: SoRA, *, into: Literal["A", "B"] = "B", scale: bool = F
 
 
 def delta(adapter: SoRA) -> Array:
-    """ΔW = s·(B ⊙ g) A, (out, in): what the branch adds to W0."""
+    """ΔW = s·(B ⊙ g) A, (out, in): what the branch adds to W0 (SORA-PRUNE-4)."""
     return (adapter.s * (adapter.B * adapter.g)) @ adapter.A
 
 

@@ -23,7 +23,7 @@ class Stage(NamedTuple):
 
 
 class Performance(NamedTuple):
-    """What one stage ended with."""
+    """What one stage ended with (SORA-STAGE-2)."""
 
     nonzero: int
     memorization: float

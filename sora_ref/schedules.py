@@ -72,7 +72,7 @@ def stage_values(kind: str, start: float, stop: float, stages: int) -> tuple[flo
 
 
 def listed_values(values: Sequence[float]) -> tuple[float, ...]:
-    """A list given outright, checked: finite, ≥ 0, not empty.  (In the released code a list raises.)"""
+    """A list given outright, checked: finite, ≥ 0, not empty.  (In the released code a list raises; SORA-SCHED-3.)"""
     require(len(values) > 0, "an empty list of stages: expected at least one value")
     for k, value in enumerate(values):
         require_finite_number(f"value {k} of the schedule", value, least=0)

@@ -38,7 +38,8 @@ class Recipe:
     optimiser:     for everything but the gates.
     gate_rule:     for the gates.
     clip, clip_eps: τ and ε_c of SORA-STEP-4; τ None clips nothing.
-    gate_gradient: "data"; or "zero", the control experiment in which the data have no say in who survives.
+    gate_gradient: "data"; or "zero", the control experiment in which the data have no say in who survives
+                   (SORA-NULL-1).
     """
 
     optimiser: Optimiser = AdamW()
@@ -49,7 +50,7 @@ class Recipe:
 
 
 class Rates(NamedTuple):
-    """The numbers of one step: η_t, η^g_t and the strength (ξ or λ) of the gate rule."""
+    """The numbers of one step: η_t, η^g_t and the strength (ξ or λ) of the gate rule (SORA-STEP-5)."""
 
     lr: float
     gate_lr: float
@@ -70,7 +71,7 @@ def initial_state(params: Params) -> TrainState:
 
 
 def parameter_group(name: str) -> Literal["gate", "decayed", "undecayed"]:
-    """The group a parameter's name puts it in: gates by their suffix; biases and norms are not decayed."""
+    """The group a parameter's name puts it in: gates by suffix; biases and norms are not decayed (SORA-STEP-6)."""
     if name.endswith(GATE_SUFFIX):
         return "gate"
     return "undecayed" if name.endswith(".bias") or "LayerNorm" in name else "decayed"
@@ -95,7 +96,10 @@ def training_step(
 ) -> tuple[TrainState, Array | None]:
     """State after one step, and the gradient norm before clipping (0-d; None where nothing clips).
 
-    grads: means over the optimiser batch at `state.params`, one for every parameter (SORA-STEP-1, 2).
+    grads: means over the optimiser batch at `state.params`, one for every parameter (SORA-STEP-1, SORA-STEP-2).
+    rates: those of the step that is made (SORA-STEP-5).
+    To the gradients comes the released rule's L1 term (SORA-STEP-3); they are clipped (SORA-STEP-4); every parameter
+    takes its optimiser's step (SORA-STEP-6), the gates their rule's (SORA-STEP-7); t advances (SORA-STEP-8).
     """
     require(len(state.params) > 0, "there are no parameters: expected at least one to train")
     require(grads.keys() == state.params.keys(), _name_mismatch(grads, state.params))

@@ -21,11 +21,13 @@ def block(xp: Space) -> dict[str, SoRA]:
     return {"query": made(xp, 4, 4, [1, 0, -2]), "intermediate": made(xp, 16, 4, [0, 0.5])}
 
 
+@pytest.mark.exact("SORA-COUNT-1")
 def test_ranks_are_the_open_gates_of_each_module(xp: Space) -> None:
     assert module_ranks(block(xp)) == {"query": 2, "intermediate": 1}
     assert module_ranks({}) == {}
 
 
+@pytest.mark.exact("SORA-COUNT-2")
 def test_counts_are_those_counted_by_hand(xp: Space) -> None:
     assert count_parameters(block(xp), hidden=4, head=10) == Counts(
         components=5,
@@ -40,6 +42,7 @@ def test_counts_are_those_counted_by_hand(xp: Space) -> None:
     )
 
 
+@pytest.mark.exact("SORA-COUNT-2")
 def test_released_counter_over_reports_what_an_ffn_module_retains(xp: Space) -> None:
     closed = {"intermediate": made(xp, 16, 4, [0, 0])}
     counts = count_parameters(closed, hidden=4)
@@ -48,6 +51,7 @@ def test_released_counter_over_reports_what_an_ffn_module_retains(xp: Space) -> 
     assert square.retained == square.released
 
 
+@pytest.mark.exact("SORA-COUNT-2")
 @given(st.dictionaries(st.text(max_size=3), st.tuples(st.integers(1, 5), st.integers(1, 5)), max_size=4), st.data())
 def test_retained_is_what_pruning_leaves(shapes: dict[str, tuple[int, int]], data: st.DataObject) -> None:
     gates = st.lists(st.sampled_from([0, 1, -2]), max_size=4)
@@ -65,6 +69,7 @@ def test_retained_is_what_pruning_leaves(shapes: dict[str, tuple[int, int]], dat
     assert count_parameters(pruned, hidden=3).total == counts.retained
 
 
+@pytest.mark.exact("SORA-COUNT-2")
 def test_deberta_base_has_the_papers_parameters_per_unit_of_rank() -> None:
     """PAPER §1: 72 modules, 165,888 parameters per unit of rank; hidden 768, FFN 3072."""
     kinds = {"q": (768, 768), "k": (768, 768), "v": (768, 768), "o": (768, 768), "up": (3072, 768), "down": (768, 3072)}
@@ -77,6 +82,7 @@ def test_deberta_base_has_the_papers_parameters_per_unit_of_rank() -> None:
     assert count_parameters(adapters, hidden=768).retained == 165_888
 
 
+@pytest.mark.exact("SORA-PRUNE-1")
 def test_counting_refuses_gates_that_are_not_finite_and_sizes_that_are_none(floats: Space) -> None:
     with pytest.raises(SoRAError, match=r"gates \[0\] are not finite"):
         module_ranks({"query": made(floats, 2, 2, [float("nan")])})

@@ -48,8 +48,9 @@ def test_roots_and_other_irrational_functions_are_errors() -> None:
 
 def test_what_comes_back_to_the_host_has_been_looked_through() -> None:
     assert EXACT.to_host(np.array([Rational(1, 3), 0], object)).tolist() == [Fraction(1, 3), 0]
-    with pytest.raises(TypeError, match=r"0\.5 crept into an exact array"):
-        EXACT.to_host(np.array([Rational(1, 3), 0.5], object))
+    for strayed in (np.array([Rational(1, 3), 0.5], object), np.array([0.5]), 0.5):
+        with pytest.raises(TypeError, match=r"0\.5 crept into an exact array"):
+            EXACT.to_host(strayed)
 
 
 def test_host_arrays_become_the_rationals_they_are() -> None:

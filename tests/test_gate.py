@@ -36,6 +36,7 @@ from sora_ref import (
 U = 2.0**-53
 
 
+@pytest.mark.exact("SORA-GATE-1")
 def test_rules_are_named_once_and_say_what_they_are() -> None:
     assert [rule.name for rule in GATE_RULES.values()] == list(GATE_RULES)
     assert set(GATE_RULES) == {
@@ -46,6 +47,7 @@ def test_rules_are_named_once_and_say_what_they_are() -> None:
     assert (RELEASED.loss_l1, RELEASED.replace(loss_l1=1e-3).loss_l1) == (10.0, 1e-3)
 
 
+@pytest.mark.exact("SORA-GATE-1", "SORA-GATE-2")
 @given(array_of((4,)), array_of((4,)), dyadics.map(abs), dyadics.map(abs))
 def test_paper_rule_is_the_prox_of_eta_lambda_after_a_gradient_step(
     xp: Space, g: Any, grad: Any, eta: Fraction, lam: Fraction
@@ -62,6 +64,7 @@ def test_paper_rule_is_the_prox_of_eta_lambda_after_a_gradient_step(
 HAND = AdamW(betas=(0.0, 0.75), eps=1.0)
 
 
+@pytest.mark.exact("SORA-GATE-1", "SORA-GATE-2", "SORA-OPT-3")
 @pytest.mark.parametrize(
     ("rule", "strength", "expected"),
     [
@@ -82,6 +85,7 @@ def test_rule_gives_the_hand_computed_gate(floats: Space, rule: Any, strength: f
     assert [floats.to_numpy(part).item() for part in moments] == [1.0, 0.25]
 
 
+@pytest.mark.bounded("SORA-GATE-1", "SORA-OPT-2")
 def test_released_rule_keeps_eps_on_the_raw_root(floats: Space) -> None:
     """β = (0, 0.75), G = 1: √v = 0.5 and √(1 − β₂) = 0.5, so the step is η·0.5/(0.5 + ε) = η/3 for ε = 1."""
     g = floats.asarray([4.0])
@@ -90,6 +94,7 @@ def test_released_rule_keeps_eps_on_the_raw_root(floats: Space) -> None:
     assert abs(floats.to_numpy(new).item() - 3.5) <= 4 * 20 * U  # fewer than 20 roundings of numbers below 4
 
 
+@pytest.mark.exact("SORA-GATE-1", "SORA-PROX-5")
 def test_released_and_soft_rules_differ_between_xi_and_two_xi(floats: Space) -> None:
     g, zero = floats.asarray([1.5, 0.5, 2.5, 1.0]), floats.asarray([0.0] * 4)
     soft, _ = gate_update(ADAMW_XI, g, zero, zero_moments(g), 1, 0.1, 1.0)
@@ -99,6 +104,7 @@ def test_released_and_soft_rules_differ_between_xi_and_two_xi(floats: Space) -> 
     assert (ADAMW_XI.threshold, RELEASED.threshold) == (soft_threshold, released_threshold)
 
 
+@pytest.mark.exact("SORA-GATE-1", "SORA-GATE-2")
 def test_constant_xi_acts_at_learning_rate_zero_and_eta_lambda_does_not(floats: Space) -> None:
     g, grad = floats.asarray([1.0]), floats.asarray([3.0])
     for rule, expected in ((ADAMW_XI, 0.75), (ADAMW_LR_LAMBDA, 1.0), (ADAMW_METRIC, 1.0), (PAPER, 1.0)):
@@ -106,6 +112,7 @@ def test_constant_xi_acts_at_learning_rate_zero_and_eta_lambda_does_not(floats: 
         assert floats.to_numpy(new).item() == expected, rule.name
 
 
+@pytest.mark.exact("SORA-GATE-3")
 def test_before_any_gradient_the_metric_rule_leaves_gates_alone_and_the_literal_one_annihilates_them(
     floats: Space,
 ) -> None:
@@ -117,12 +124,14 @@ def test_before_any_gradient_the_metric_rule_leaves_gates_alone_and_the_literal_
     assert floats.to_numpy(none).tolist() == [0.0] * 3
 
 
+@pytest.mark.exact("SORA-GATE-1", "SORA-GATE-3")
 def test_metric_rule_decides_gate_by_gate(floats: Space) -> None:
     g, grad = floats.asarray([4.0, 4.0]), floats.asarray([1.0, 0.0])
     new, _ = gate_update(ADAMW_METRIC.replace(descend=HAND), g, grad, zero_moments(g), 1, 0.5, 0.25)
     assert floats.to_numpy(new).tolist() == [3.6875, 4.0]
 
 
+@pytest.mark.exact("SORA-GATE-3")
 @given(rationals, thresholds, st.integers(1, 8), rationals)
 def test_metric_prox_solves_its_weighted_problem(v: Fraction, amount: Fraction, C: int, u: Fraction) -> None:
     """T_{ηλ/C}(v) = argmin_u ηλ|u| + ½C(u − v)², strictly convex, so any other u is worse."""
@@ -141,6 +150,7 @@ def test_strength_that_is_none_is_refused(floats: Space, strength: float) -> Non
         gate_update(ADAMW_XI, g, g, zero_moments(g), 1, 0.1, strength)
 
 
+@pytest.mark.exact("SORA-GATE-1", "SORA-GATE-2")
 def test_amount_of_a_rule_is_one_number_but_for_adams_metric() -> None:
     amounts = {rule.name: rule.scalar_amount(0.5, 0.25) for rule in GATE_RULES.values()}
     assert amounts == {
@@ -156,6 +166,7 @@ def test_amount_of_a_rule_is_one_number_but_for_adams_metric() -> None:
 # --- revival -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.exact("SORA-REVIVAL-1")
 @given(rationals, thresholds, st.fractions(Fraction(1, 9), 3))
 def test_zero_gate_revives_under_the_paper_rule_exactly_when_its_gradient_exceeds_lambda(
     grad: Fraction, lam: Fraction, eta: Fraction
@@ -165,6 +176,7 @@ def test_zero_gate_revives_under_the_paper_rule_exactly_when_its_gradient_exceed
     assert (new[0] != 0) == (abs(grad) > lam)
 
 
+@pytest.mark.exact("SORA-REVIVAL-2")
 @given(array_of((2, 3)), array_of((2,)), array_of((1, 3)), array_of((3,)))
 def test_triple_with_closed_gate_and_zero_column_is_stationary(xp: Space, x: Any, dy: Any, A: Any, W0: Any) -> None:
     adapter = xp.adapter(A, [0], [[0]], 2)
@@ -174,6 +186,7 @@ def test_triple_with_closed_gate_and_zero_column_is_stationary(xp: Space, x: Any
         assert all(value == 0 for value in xp.fractions(part).ravel())
 
 
+@pytest.mark.exact("SORA-REVIVAL-1")
 def test_zero_gate_with_a_nonzero_column_can_revive(xp: Space) -> None:
     one = xp.asarray([[1]])
     _, cache = sora_linear_forward(one, one, None, SoRA(one, xp.asarray([0]), one, xp.number(1)))
@@ -192,6 +205,7 @@ def ratio(betas: tuple[float, float], grads: Any) -> float:
     return largest
 
 
+@pytest.mark.bounded("SORA-REVIVAL-3")
 def test_growing_gradients_exceed_kingma_and_bas_bound_and_approach_the_true_one() -> None:
     """g_i ∝ (β₂/β₁)^i is the equality case of Cauchy-Schwarz; after 3,000 steps only β₂^t and rounding are missing.
 
@@ -210,6 +224,7 @@ def test_growing_gradients_exceed_kingma_and_bas_bound_and_approach_the_true_one
     assert lone < math.sqrt(10)  # the case 3.16 is true of
 
 
+@pytest.mark.bounded("SORA-REVIVAL-3")
 @given(keys, st.sampled_from([(0.9, 0.999), (0.9, 0.82), (0.5, 0.3), (0.5, 0.5), (0.0, 0.9)]))
 def test_no_gradient_sequence_moves_adam_further_than_its_bound(key: int, betas: tuple[float, float]) -> None:
     rng, steps = np.random.default_rng(key), 60
@@ -217,12 +232,14 @@ def test_no_gradient_sequence_moves_adam_further_than_its_bound(key: int, betas:
     assert ratio(betas, grads) <= adam_step_bound(betas) * (1 + 20 * steps * U)
 
 
+@pytest.mark.exact("SORA-REVIVAL-3")
 @pytest.mark.parametrize("betas", [(0.9, 0.81), (0.99, 0.9)])
 def test_bound_refuses_betas_for_which_there_is_none(betas: tuple[float, float]) -> None:
     with pytest.raises(SoRAError, match=r"expected beta1 squared below beta2"):
         adam_step_bound(betas)
 
 
+@pytest.mark.exact("SORA-REVIVAL-3")
 @given(keys, st.sampled_from([1e-3, 1.0]))
 def test_zero_gate_is_absorbed_once_xi_reaches_the_bound_times_lr(floats: Space, key: int, lr: float) -> None:
     """Adversarial sequences: random, growing at Cauchy-Schwarz's rate, and silent with one shout at the end."""
@@ -237,6 +254,7 @@ def test_zero_gate_is_absorbed_once_xi_reaches_the_bound_times_lr(floats: Space,
         assert floats.to_numpy(g).tolist() == [0.0] * 6
 
 
+@pytest.mark.exact("SORA-REVIVAL-1")
 def test_zero_gate_revives_under_adam_when_its_step_exceeds_xi(floats: Space) -> None:
     zero, grad = floats.asarray([0.0]), floats.asarray([1.0])
     below, _ = gate_update(ADAMW_XI.replace(descend=HAND), zero, grad, zero_moments(zero), 1, 0.5, 0.125)
@@ -245,6 +263,7 @@ def test_zero_gate_revives_under_adam_when_its_step_exceeds_xi(floats: Space) ->
     assert floats.to_numpy(at).tolist() == [0.0]
 
 
+@pytest.mark.exact("SORA-GATE-1")
 def test_gate_update_leaves_its_moments_to_the_descent_alone(floats: Space) -> None:
     """What is thresholded away is not fed back: moments depend on gradients only."""
     g, grad = floats.asarray([1.0]), floats.asarray([0.5])
@@ -254,6 +273,7 @@ def test_gate_update_leaves_its_moments_to_the_descent_alone(floats: Space) -> N
     assert all_equal(floats.to_numpy(kinds[0].v), floats.to_numpy(kinds[1].v))
 
 
+@pytest.mark.exact("SORA-REVIVAL-3")
 def test_adam_has_a_bound_exactly_where_beta1_squared_is_below_beta2() -> None:
     assert adam_step_bound((0.0, 0.0)) == 1  # sign descent
     for betas, sentence in (((0.9, 0.8), "beta1 squared below beta2"), ((0.9, 1.0), "expected 0 <= beta < 1")):

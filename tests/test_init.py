@@ -21,6 +21,7 @@ def draws(seed: int, purpose: str, *path: str | int) -> list[float]:
     return [float(v) for v in generator(seed, purpose, *path).standard_normal(4)]
 
 
+@pytest.mark.exact("SORA-INIT-1")
 def test_equal_keys_give_equal_draws_and_unequal_ones_unequal_draws() -> None:
     made: list[tuple[Any, ...]] = [
         (0, "a"), (1, "a"), (0, "b"), (0, "a", "b"), (0, "b", "a"), (0, "a", 0), (0, "a", 1), (0, "a", 0, 0),
@@ -30,6 +31,7 @@ def test_equal_keys_give_equal_draws_and_unequal_ones_unequal_draws() -> None:
     assert all(draws(*p) != draws(*q) for p, q in combinations(made, 2))
 
 
+@pytest.mark.exact("SORA-INIT-1")
 def test_draws_do_not_depend_on_what_was_drawn_before_nor_on_the_global_seed() -> None:
     lone = draws(7, "dropout", 3, "site")
     generator(7, "dropout", 2, "site").random(1000)
@@ -37,12 +39,14 @@ def test_draws_do_not_depend_on_what_was_drawn_before_nor_on_the_global_seed() -
     assert draws(7, "dropout", 3, "site") == lone
 
 
+@pytest.mark.exact("SORA-INIT-1")
 def test_words_whose_checksums_collide_are_still_different_purposes() -> None:
     """ "plumless" and "buckeroo" share their CRC-32; the draws of two modules may not."""
     assert draws(0, "adapter", "plumless") != draws(0, "adapter", "buckeroo")
     assert draws(0, "adapter", "") != draws(0, "adapter", 0)
 
 
+@pytest.mark.exact("SORA-INIT-1")
 def test_modules_of_a_large_bert_all_start_differently() -> None:
     firsts = {float(initial_adapter(0, module, 1, 1, 1, 1.0, dtype="float64").A.item()) for module in MODULES}
     assert len(firsts) == len(MODULES)
@@ -53,6 +57,7 @@ def test_negative_seed_is_refused() -> None:
         generator(-1, "a")
 
 
+@pytest.mark.exact("SORA-INIT-2", "SORA-LINEAR-2")
 @given(st.integers(0, 5), st.integers(0, 9), st.integers(0, 9), st.sampled_from(["float32", "float64"]))
 def test_adapter_has_kaiming_bounds_zero_b_and_scale_alpha_over_r(out: int, in_: int, r: int, dtype: str) -> None:
     adapter = initial_adapter(0, "m", out, in_, r, 16.0, dtype=dtype)
@@ -64,6 +69,7 @@ def test_adapter_has_kaiming_bounds_zero_b_and_scale_alpha_over_r(out: int, in_:
     assert (np.abs(adapter.A) <= np.dtype(dtype).type(1 / math.sqrt(max(in_, 1)))).all()
 
 
+@pytest.mark.measured("SORA-INIT-2")
 def test_a_fills_its_range_evenly_and_gates_are_standard_normal() -> None:
     """Hoeffding: with n draws a share is off by more than √(log(2/δ)/2n) with probability at most δ, here 1e-9."""
     adapter = initial_adapter(0, "m", 2, 100, 2000, 1.0)
@@ -76,6 +82,7 @@ def test_a_fills_its_range_evenly_and_gates_are_standard_normal() -> None:
         assert abs(np.mean(g <= point) - math.erfc(-point / math.sqrt(2)) / 2) <= off
 
 
+@pytest.mark.exact("SORA-INIT-1", "SORA-INIT-2")
 def test_a_does_not_change_with_the_gate_or_the_other_modules() -> None:
     a, b = (initial_adapter(3, "m", 2, 3, 4, 1.0, gate=gate) for gate in (None, 1.0))
     assert (a.A == b.A).all()
@@ -84,6 +91,7 @@ def test_a_does_not_change_with_the_gate_or_the_other_modules() -> None:
     assert not set(a.A.ravel().tolist()) & set(a.g.tolist())
 
 
+@pytest.mark.exact("SORA-INIT-1")
 def test_a_and_g_are_drawn_from_children_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[Any, ...]] = []
 
@@ -97,6 +105,7 @@ def test_a_and_g_are_drawn_from_children_of_their_own(monkeypatch: pytest.Monkey
     assert len(seen) == len(set(seen)) == 3
 
 
+@pytest.mark.exact("SORA-INIT-2")
 def test_float32_values_are_the_float64_ones_rounded_once() -> None:
     wide, narrow = (initial_adapter(3, "m", 2, 3, 4, 1.0, dtype=dtype) for dtype in ("float64", "float32"))
     assert (wide.A.astype("float32") == narrow.A).all()
@@ -117,6 +126,7 @@ def test_adapter_that_cannot_be_is_refused(arguments: dict[str, Any], sentence: 
         initial_adapter(0, "m", **settings)
 
 
+@pytest.mark.measured
 def test_new_head_has_small_weights_and_no_bias() -> None:
     weight, bias = initial_dense(0, "classifier", 50, 60)
     assert (weight.shape, bias.shape, str(weight.dtype), str(bias.dtype)) == ((50, 60), (50,), "float32", "float32")
@@ -127,6 +137,7 @@ def test_new_head_has_small_weights_and_no_bias() -> None:
     assert abs(float(np.mean((weight.astype("float64") / 0.02) ** 2)) - 1) <= room
 
 
+@pytest.mark.measured("SORA-NULL-1")
 @pytest.mark.parametrize("xi", [0.0, 0.01, 0.02])
 def test_null_model_is_the_share_of_gates_that_outlive_the_thresholds(xi: float) -> None:
     """200,000 gates, 50 steps, no gradient: by Hoeffding the share is off by more than `off` once in 1e9."""
@@ -138,6 +149,7 @@ def test_null_model_is_the_share_of_gates_that_outlive_the_thresholds(xi: float)
     assert abs(np.count_nonzero(g) / count - survival_probability(xi * steps)) <= off
 
 
+@pytest.mark.exact("SORA-NULL-1")
 def test_survival_is_certain_without_thresholds_and_refused_for_negative_ones() -> None:
     assert survival_probability(0.0) == 1
     with pytest.raises(SoRAError, match=r"sum of thresholds is -1\.0: expected at least 0"):

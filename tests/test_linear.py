@@ -54,12 +54,14 @@ def masks(shape: tuple[int, ...]) -> st.SearchStrategy[Any]:
     return keys.map(lambda key: np.random.default_rng(key).random(shape) < 0.6)
 
 
+@pytest.mark.exact("SORA-LINEAR-1")
 @given(linear_cases())
 def test_forward_equals_the_elementwise_loop(xp: Space, case: LinearCase) -> None:
     y, _ = forward(xp, case)
     assert all_equal(xp.fractions(y), loop_forward(*case))
 
 
+@pytest.mark.exact("SORA-LINEAR-1")
 @given(st.data(), linear_cases(), dropouts)
 def test_dropout_is_inverted_and_touches_the_branch_only(
     xp: Space, data: st.DataObject, case: LinearCase, p: Fraction
@@ -71,6 +73,7 @@ def test_dropout_is_inverted_and_touches_the_branch_only(
     assert all_equal(xp.fractions(frozen), loop_forward(*case._replace(s=Fraction(0))))
 
 
+@pytest.mark.exact("SORA-LINEAR-3")
 @given(st.data(), linear_cases(), st.booleans(), dropouts)
 def test_gradients_are_exact_directional_derivatives(
     xp: Space, data: st.DataObject, case: LinearCase, drops: bool, p: Fraction
@@ -91,6 +94,7 @@ def test_gradients_are_exact_directional_derivatives(
     assert tuple(grads.dx.shape) == case.x.shape
 
 
+@pytest.mark.bounded("SORA-LINEAR-3")
 @given(linear_cases(), keys)
 def test_float64_gradients_lie_within_gamma_of_the_exact_vjp(floats: Space, case: LinearCase, key: int) -> None:
     """First the projection of all gradients on one random direction, then each tensor by its name.
@@ -121,6 +125,7 @@ def test_float64_gradients_lie_within_gamma_of_the_exact_vjp(floats: Space, case
     assert abs(error) <= room
 
 
+@pytest.mark.exact("SORA-LINEAR-4")
 @given(st.data(), linear_cases())
 def test_closed_gate_has_zero_row_and_column_but_its_own_gradient(
     xp: Space, data: st.DataObject, case: LinearCase
@@ -136,6 +141,7 @@ def test_closed_gate_has_zero_row_and_column_but_its_own_gradient(
         assert dg[i] == slope
 
 
+@pytest.mark.exact("SORA-LINEAR-4")
 def test_closed_gate_keeps_a_nonzero_gradient(xp: Space) -> None:
     one = exact([[1]])
     case = LinearCase(one, one, None, one, exact([0]), 3 * one, Fraction(2))
@@ -143,6 +149,7 @@ def test_closed_gate_keeps_a_nonzero_gradient(xp: Space) -> None:
     assert [xp.fractions(t).ravel().tolist() for t in (grads.dA, grads.dB, grads.dg)] == [[0], [0], [30]]
 
 
+@pytest.mark.exact("SORA-LINEAR-3", "SORA-LINEAR-4")
 @given(st.data(), linear_cases(), st.booleans())
 def test_skipping_closed_components_changes_nothing(
     xp: Space, data: st.DataObject, case: LinearCase, drops: bool
@@ -156,6 +163,7 @@ def test_skipping_closed_components_changes_nothing(
         assert all_equal(xp.fractions(a), xp.fractions(b)), name
 
 
+@pytest.mark.exact("SORA-LINEAR-1", "SORA-LINEAR-3")
 @given(linear_cases())
 def test_plain_linear_layer_has_no_branch(xp: Space, case: LinearCase) -> None:
     b = None if case.b is None else xp.asarray(case.b)
@@ -171,6 +179,7 @@ def no_branch(case: LinearCase) -> tuple[Any, ...]:
     return np.empty((0, out), object), np.empty(0, object), np.empty((in_, 0), object), 1
 
 
+@pytest.mark.exact("SORA-LINEAR-3")
 def test_gradients_come_only_where_asked_for(xp: Space) -> None:
     one = exact([[1]])
     case = LinearCase(one, one, exact([1]), one, exact([1]), one, Fraction(1))

@@ -17,6 +17,7 @@ from sora_ref import SGD, AdamW, Moments, SoRAError, zero_moments
 U64 = Decimal(2) ** -53
 
 
+@pytest.mark.exact("SORA-OPT-1")
 @given(array_of((3,)), array_of((3,)), dyadics.map(abs), st.booleans(), dyadics.map(abs))
 def test_sgd_is_theta_minus_eta_w_theta_minus_eta_g(
     xp: Space, theta: Any, grad: Any, lr: Fraction, decay: bool, w: Fraction
@@ -28,11 +29,13 @@ def test_sgd_is_theta_minus_eta_w_theta_minus_eta_g(
     assert moments is start
 
 
+@pytest.mark.exact("SORA-OPT-3")
 def test_sgd_has_no_metric(xp: Space) -> None:
     rule: Any = SGD()
     assert rule.metric(zero_moments(xp.asarray([1, 2])), 1) is None
 
 
+@pytest.mark.exact("SORA-OPT-2")
 def test_zero_moments_are_zero_and_of_the_parameters_shape(xp: Space) -> None:
     for part in zero_moments(xp.asarray([[1, 2, 3]])):
         assert all_equal(xp.to_numpy(part), [[0, 0, 0]])
@@ -77,6 +80,7 @@ class Scalar:
         self.drift = (self.drift + size * relative) * (1 + eta * w) + joined(5 * u) * reach
 
 
+@pytest.mark.bounded("SORA-OPT-2")
 @pytest.mark.parametrize("eps_on", ["corrected", "raw"])
 @pytest.mark.parametrize("decays", ["before", "after"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -109,6 +113,7 @@ def test_adamw_follows_its_formula_within_the_derived_bound(
                 assert scalar.drift < (Decimal("1e-3") if dtype == "float32" else Decimal("1e-11"))  # it says something
 
 
+@pytest.mark.bounded("SORA-OPT-2")
 def test_adamw_first_step_is_lr_times_sign_but_for_eps(floats: Space) -> None:
     """m̂ = G and √v̂ = |G|, so the step is lr·G/(|G| + ε); with |G| = 1 and ε = 1 it is lr/2, to four roundings."""
     grad = floats.asarray([1.0, -1.0])
@@ -117,6 +122,7 @@ def test_adamw_first_step_is_lr_times_sign_but_for_eps(floats: Space) -> None:
     assert (errors <= 0.25 * 20 * float(unit_roundoff("float64"))).all()  # 20 > the roundings on the path
 
 
+@pytest.mark.bounded("SORA-OPT-2", "SORA-OPT-3")
 def test_raw_eps_is_thirty_times_corrected_eps_at_the_first_step(floats: Space) -> None:
     moments = Moments(floats.asarray([0.0]), floats.asarray([0.0]))
     corrected = floats.to_numpy(AdamW(eps=1e-6).metric(moments, 1)).item()
@@ -126,6 +132,7 @@ def test_raw_eps_is_thirty_times_corrected_eps_at_the_first_step(floats: Space) 
     assert abs(raw / corrected - 1000**0.5) <= 1000**0.5 * 8 * 2.0**-53 + 1000**0.5 * 500 * 2.0**-53
 
 
+@pytest.mark.exact("SORA-OPT-2")
 def test_undecayed_groups_are_not_decayed_and_decay_is_decoupled_from_the_gradient(floats: Space) -> None:
     theta, zero = floats.asarray([8.0]), floats.asarray([0.0])
     rule = AdamW(weight_decay=0.5)
@@ -136,6 +143,7 @@ def test_undecayed_groups_are_not_decayed_and_decay_is_decoupled_from_the_gradie
     assert [floats.to_numpy(part).item() for part in moments] == [0, 0]
 
 
+@pytest.mark.bounded("SORA-OPT-2")
 def test_decay_after_acts_on_the_stepped_value(floats: Space) -> None:
     """lr 0.5, w 1, |G| = 1, ε = 1: the step is 0.25, so 4 → 4 − 2 − 0.25 before and (4 − 0.25)/2 after."""
     theta, grad = floats.asarray([4.0]), floats.asarray([1.0])

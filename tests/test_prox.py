@@ -31,6 +31,7 @@ def soft(x: Any, xi: Any) -> Any:
     return soft_threshold(exact([x]), xi)[0]
 
 
+@pytest.mark.exact("SORA-PROX-2")
 @given(rationals, rationals, thresholds)
 def test_prox_is_odd_monotone_and_firmly_non_expansive_over_q(x: Fraction, y: Fraction, xi: Fraction) -> None:
     Tx, Ty = soft(x, xi), soft(y, xi)
@@ -39,6 +40,7 @@ def test_prox_is_odd_monotone_and_firmly_non_expansive_over_q(x: Fraction, y: Fr
     assert (Tx - Ty) ** 2 <= (Tx - Ty) * (x - y)
 
 
+@pytest.mark.exact("SORA-PROX-1")
 @given(array_of((5,)), DYADIC_XI)
 def test_prox_has_the_dead_zone_and_moves_the_rest_by_xi(xp: Space, x: Any, xi: Fraction) -> None:
     Tx = xp.fractions(soft_threshold(xp.asarray(x), xp.number(xi)))
@@ -47,17 +49,20 @@ def test_prox_has_the_dead_zone_and_moves_the_rest_by_xi(xp: Space, x: Any, xi: 
         assert after == 0 or (abs(before) - abs(after) == xi and before * after > 0)
 
 
+@pytest.mark.exact("SORA-PROX-2")
 @given(rationals, thresholds, thresholds)
 def test_prox_steps_add_up(x: Fraction, a: Fraction, b: Fraction) -> None:
     assert soft(soft(x, b), a) == soft(x, a + b)
 
 
+@pytest.mark.exact("SORA-PROX-2")
 @given(array_of((5,)), DYADIC_XI)
 def test_prox_satisfies_moreau_identity(xp: Space, x: Any, xi: Fraction) -> None:
     Tx = xp.fractions(soft_threshold(xp.asarray(x), xp.number(xi)))
     assert all_equal(x, Tx + np.array([min(max(v, -xi), xi) for v in x], object))
 
 
+@pytest.mark.exact("SORA-PROX-2", "SORA-PROX-3")
 @given(rationals, thresholds, rationals)
 def test_prox_is_optimal_and_solves_its_problem(x: Fraction, xi: Fraction, u: Fraction) -> None:
     Tx = soft(x, xi)
@@ -65,6 +70,7 @@ def test_prox_is_optimal_and_solves_its_problem(x: Fraction, xi: Fraction, u: Fr
     assert xi * abs(Tx) + (Tx - x) ** 2 / 2 <= xi * abs(u) + (u - x) ** 2 / 2
 
 
+@pytest.mark.exact("SORA-PROX-1")
 @pytest.mark.parametrize("xi", [0, 0.0, 0.5])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_prox_keeps_nan_and_infinities_and_its_zero_is_positive(floats: Space, dtype: str, xi: Any) -> None:
@@ -78,6 +84,7 @@ def test_prox_keeps_nan_and_infinities_and_its_zero_is_positive(floats: Space, d
             assert (after, bool(np.signbit(after))) == (0.0, False)
 
 
+@pytest.mark.exact("SORA-PROX-1")
 @given(st.data(), st.sampled_from(DTYPES))
 def test_prox_rounds_once(data: st.DataObject, dtype: Any) -> None:
     """Correctly rounded difference of x and the threshold, itself rounded once to the dtype of x."""
@@ -92,6 +99,7 @@ def test_prox_rounds_once(data: st.DataObject, dtype: Any) -> None:
     assert out == rounded(value - min(max(value, -near), near), dtype)
 
 
+@pytest.mark.exact("SORA-PROX-2")
 @given(F64, F64, F64.map(abs))
 def test_prox_is_odd_and_monotone_in_floats(x: float, y: float, xi: float) -> None:
     a, b = np.array([min(x, y), -x]), np.array([max(x, y), x])
@@ -100,6 +108,7 @@ def test_prox_is_odd_and_monotone_in_floats(x: float, y: float, xi: float) -> No
     assert Ta[1] == -Tb[1]
 
 
+@pytest.mark.exact("SORA-PROX-1")
 @pytest.mark.parametrize("function", [soft_threshold, released_threshold, released_penalty])
 @pytest.mark.parametrize("xi", [-1.0, float("nan"), float("inf"), -5e-324])
 def test_threshold_that_is_no_threshold_is_refused(floats: Space, function: Any, xi: float) -> None:
@@ -107,6 +116,7 @@ def test_threshold_that_is_no_threshold_is_refused(floats: Space, function: Any,
         function(floats.asarray([1.0]), xi)
 
 
+@pytest.mark.exact("SORA-PROX-1")
 @pytest.mark.parametrize("function", [soft_threshold, released_threshold])
 def test_threshold_that_overflows_the_dtype_is_refused(floats: Space, function: Any) -> None:
     with pytest.raises(SoRAError, match=r"threshold 1e\+39 overflows .*float32: expected at most"):
@@ -119,12 +129,14 @@ def test_threshold_array_must_have_the_shape_of_x(floats: Space) -> None:
         soft_threshold(floats.asarray([1.0, 2.0, 3.0]), floats.asarray([1.0, 2.0]))
 
 
+@pytest.mark.exact("SORA-PROX-1", "SORA-GATE-3")
 @given(array_of((4,)), array_of((4,), DYADIC_XI))
 def test_prox_with_a_diagonal_of_thresholds_acts_per_coordinate(xp: Space, x: Any, xi: Any) -> None:
     out = xp.fractions(soft_threshold(xp.asarray(x), xp.asarray(xi)))
     assert all_equal(out, [soft(v, t) for v, t in zip(x, xi, strict=True)])
 
 
+@pytest.mark.exact("SORA-PROX-5")
 @given(array_of((6,)), DYADIC_XI)
 def test_released_map_is_zero_inside_two_xi_soft_outside_and_stays_at_its_isolated_points(
     xp: Space, x: Any, xi: Fraction
@@ -138,12 +150,14 @@ def test_released_map_is_zero_inside_two_xi_soft_outside_and_stays_at_its_isolat
             assert after == (before - sign * xi if abs(before) >= 2 * xi else 0)
 
 
+@pytest.mark.exact("SORA-PROX-5")
 def test_released_map_differs_from_the_prox_exactly_between_xi_and_two_xi(xp: Space) -> None:
     x, xi = exact([Fraction(k, 8) for k in range(-24, 25)]), Fraction(1)
     plain, released = (xp.fractions(f(xp.asarray(x), xp.number(xi))) for f in (soft_threshold, released_threshold))
     assert [v for v, a, b in zip(x, plain, released, strict=True) if a != b] == [v for v in x if xi <= abs(v) < 2 * xi]
 
 
+@pytest.mark.exact("SORA-PROX-5")
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @given(data=st.data())
 def test_released_map_is_hard_after_soft_off_its_isolated_points(dtype: Any, data: st.DataObject) -> None:
@@ -156,6 +170,7 @@ def test_released_map_is_hard_after_soft_off_its_isolated_points(dtype: Any, dat
     assert all_equal(released_threshold(x, xi), np.where(np.abs(shrunk) >= dtype(xi), shrunk, dtype(0)))
 
 
+@pytest.mark.exact("SORA-PROX-5")
 def test_released_map_keeps_nan_and_infinities(floats: Space) -> None:
     out = floats.to_numpy(released_threshold(floats.asarray([np.nan, np.inf, -np.inf]), 0.5))
     assert [str(v) for v in out.tolist()] == ["nan", "inf", "-inf"]
@@ -165,6 +180,7 @@ def objective(grid: Any, x: Fraction, xi: Fraction) -> Any:
     return released_penalty(grid, xi) + (grid - x) ** 2 / 2
 
 
+@pytest.mark.exact("SORA-PROX-6")
 @pytest.mark.parametrize("xi", [Fraction(1, 2), Fraction(1), Fraction(9, 8)])
 def test_released_map_minimises_the_problem_of_its_penalty_off_its_isolated_points(xi: Fraction) -> None:
     grid = exact([Fraction(k, 16) for k in range(-64, 65)])
@@ -174,6 +190,7 @@ def test_released_map_minimises_the_problem_of_its_penalty_off_its_isolated_poin
         assert (objective(u, x, xi)[0] == best) == (abs(x) != xi)
 
 
+@pytest.mark.exact("SORA-PROX-6")
 def test_released_penalty_is_xi_l1_plus_mcp(xp: Space) -> None:
     xi = Fraction(3, 2)
     u: Any = exact([Fraction(k, 4) for k in range(-12, 13)])
@@ -181,17 +198,20 @@ def test_released_penalty_is_xi_l1_plus_mcp(xp: Space) -> None:
     assert all_equal(xp.fractions(released_penalty(xp.asarray(u), xp.number(xi))), abs(u) * xi + mcp)
 
 
+@pytest.mark.exact("SORA-PROX-6")
 def test_at_two_xi_the_minimisers_fill_the_interval_from_zero_to_xi() -> None:
     xi, grid = Fraction(1), exact([Fraction(k, 8) for k in range(-24, 25)])
     values = objective(grid, 2 * xi, xi)
     assert [u for u, v in zip(grid, values, strict=True) if v == min(values)] == [u for u in grid if 0 <= u <= xi]
 
 
+@pytest.mark.exact("SORA-PROX-6")
 def test_released_map_is_not_monotone_so_it_is_no_prox(xp: Space) -> None:
     at, above = xp.fractions(released_threshold(xp.asarray([1, Fraction(5, 4)]), xp.number(1)))
     assert (at, above) == (1, 0)
 
 
+@pytest.mark.exact("SORA-PROX-3")
 @given(array_of((3,), rationals), array_of((3,), rationals), thresholds)
 def test_prox_kkt_distance_is_zero_exactly_at_the_solution(x: Any, u: Any, xi: Fraction) -> None:
     solution = soft_threshold(x, xi)
@@ -199,6 +219,7 @@ def test_prox_kkt_distance_is_zero_exactly_at_the_solution(x: Any, u: Any, xi: F
     assert (prox_kkt_distance(x, u, xi) == 0) == all_equal(u, solution)
 
 
+@pytest.mark.exact("SORA-PROX-4")
 @given(array_of((4,)), array_of((4,)), DYADIC_XI)
 def test_kkt_distance_is_the_largest_distance_to_the_subdifferential(
     xp: Space, g: Any, grad: Any, lam: Fraction
@@ -210,6 +231,7 @@ def test_kkt_distance_is_the_largest_distance_to_the_subdifferential(
     assert xp.fractions(found).item() == expected
 
 
+@pytest.mark.exact("SORA-PROX-4")
 @given(array_of((3,), rationals), array_of((3,), rationals), thresholds, st.fractions(Fraction(1, 9), 2))
 def test_fixed_points_of_the_prox_gradient_map_are_the_stationary_points(
     g: Any, grad: Any, lam: Fraction, eta: Fraction
@@ -220,6 +242,7 @@ def test_fixed_points_of_the_prox_gradient_map_are_the_stationary_points(
     assert all_equal(soft_threshold(g - eta * tight, eta * lam), g)
 
 
+@pytest.mark.exact("SORA-PROX-4")
 def test_kkt_distance_of_no_gates_is_zero_and_nan_is_never_hidden(floats: Space) -> None:
     empty = floats.asarray(np.zeros(0))
     assert float(floats.to_numpy(kkt_distance(empty, empty, 0.1))) == 0
@@ -227,6 +250,7 @@ def test_kkt_distance_of_no_gates_is_zero_and_nan_is_never_hidden(floats: Space)
         assert np.isnan(floats.to_numpy(kkt_distance(floats.asarray(g), floats.asarray(grad), 0.1)))
 
 
+@pytest.mark.exact("SORA-PROX-4")
 @given(st.lists(array_of((3,), dyadics), max_size=3), DYADIC_XI)
 def test_l1_value_is_a_sum_over_modules_not_normalised(xp: Space, gates: list[Any], lam: Fraction) -> None:
     found = l1_value((xp.asarray(g) for g in gates), xp.number(lam))

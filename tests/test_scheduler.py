@@ -33,12 +33,14 @@ def test_no_stages_are_refused() -> None:
         stages([])
 
 
+@pytest.mark.exact("SORA-STAGE-1")
 def test_each_stage_starts_from_the_last_ones_state_and_is_handed_out_to_be_saved() -> None:
     out = list(sparsify(START, stages([0.0, 0.1, 0.2]), trained, measured))
     assert [state for state, _ in out] == [("0:0.0",), ("0:0.0", "1:0.1"), ("0:0.0", "1:0.1", "2:0.2")]
     assert [result.performance.nonzero for _, result in out] == [9, 8, 7]
 
 
+@pytest.mark.exact("SORA-STAGE-2")
 def test_percentages_are_of_stage_zero() -> None:
     out = [result for _, result in sparsify(START, stages([0.0, 0.1]), trained, measured)]
     assert [(r.memorization_percent, r.generalization_percent) for r in out] == [
@@ -60,6 +62,7 @@ def test_nothing_is_trained_before_it_is_asked_for() -> None:
     assert seen == [0]
 
 
+@pytest.mark.exact("SORA-STAGE-1")
 def test_resumed_plan_equals_the_uninterrupted_one() -> None:
     plan = stages([0.0, 0.1, 0.2])
     whole = list(sparsify(START, plan, trained, measured))
@@ -68,6 +71,7 @@ def test_resumed_plan_equals_the_uninterrupted_one() -> None:
     assert rest == whole[1:]
 
 
+@pytest.mark.exact("SORA-STAGE-2")
 @pytest.mark.parametrize(("value", "dense", "expected"), [(1.0, 2.0, 50.0), (0.0, 2.0, 0.0), (1.0, 0.0, None)])
 def test_percentage_is_undefined_where_the_dense_value_is_zero(
     value: float, dense: float, expected: float | None

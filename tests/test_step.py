@@ -33,6 +33,7 @@ PLAIN = Recipe(optimiser=SGD(), gate_rule=PAPER)
 U = unit_roundoff(np.float64)
 
 
+@pytest.mark.exact("SORA-STEP-6")
 @pytest.mark.parametrize(
     ("name", "group"),
     [
@@ -53,6 +54,7 @@ def test_the_name_alone_says_the_group(name: str, group: str) -> None:
 # --- SORA-STEP-2 ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.exact("SORA-STEP-2")
 @given(array_of((6, 2)), st.lists(st.integers(0, 6), max_size=4).map(sorted), st.permutations(range(6)))
 def test_microbatch_split_does_not_matter(xp: Space, rows: Any, cuts: list[int], order: list[int]) -> None:
     """Over any partition into microbatches, of any sizes, in any order, the gradient is the mean over examples."""
@@ -62,6 +64,7 @@ def test_microbatch_split_does_not_matter(xp: Space, rows: Any, cuts: list[int],
     assert all_equal(xp.fractions(found["w"]), [sum(rows[:, k], Fraction(0)) / 8 for k in range(2)])
 
 
+@pytest.mark.exact("SORA-STEP-2")
 def test_microbatches_are_weighted_by_their_examples_not_averaged() -> None:
     found = combine_microbatches([{"w": exact([1])}, {"w": exact([4 + 4])}], 3)  # one example of 1, two of 4
     assert found["w"][0] == 3
@@ -90,6 +93,7 @@ def sample(xp: Space) -> tuple[TrainState, dict[str, Any]]:
     return state, {name: xp.asarray(value) for name, value in grads.items()}
 
 
+@pytest.mark.exact("SORA-STEP-4")
 @pytest.mark.parametrize(
     ("limit", "eps", "factor"), [(3.5, 0.0, 0.5), (7.0, 0.0, 1.0), (8.0, 0.0, 1.0), (4.0, 1.0, 0.5)]
 )
@@ -101,6 +105,7 @@ def test_clip_scales_every_gradient_gates_included(floats: Space, limit: float, 
         assert all_equal(floats.to_numpy(clipped[name]), factor * floats.to_numpy(grad)), name
 
 
+@pytest.mark.exact("SORA-STEP-4")
 def test_clipped_gates_move_by_the_clipped_gradient_and_norm_is_that_before_clipping(floats: Space) -> None:
     state, grads = sample(floats)
     new, norm = training_step(state, grads, Rates(1.0, 0.5, 0.0), Recipe(SGD(), PAPER, clip=3.5))
@@ -112,6 +117,8 @@ def test_clipped_gates_move_by_the_clipped_gradient_and_norm_is_that_before_clip
     assert unclipped is None
 
 
+@pytest.mark.exact("SORA-STEP-3")
+@pytest.mark.bounded("SORA-STEP-4")
 def test_released_l1_is_normalised_by_all_gates_and_lies_inside_the_clipped_gradient(floats: Space) -> None:
     """sgn gives (1, −1) and (0, 1), times 4/4 gates; the norm of what is clipped is √(1+4+9+9+16+9+4) = √52."""
     state, grads = sample(floats)
@@ -125,6 +132,7 @@ def test_released_l1_is_normalised_by_all_gates_and_lies_inside_the_clipped_grad
     assert abs(Fraction(floats.to_numpy(norm).item()) ** 2 - 52) <= 52 * (2 * U + U * U)
 
 
+@pytest.mark.exact("SORA-STEP-3")
 def test_released_rule_takes_modules_without_components(floats: Space) -> None:
     """Rank 0 is legal, so there may be no gate to normalise by."""
     state = initial_state({"m.sora_g": floats.asarray(np.zeros(0)), "head.bias": floats.asarray([1.0])})
@@ -133,6 +141,7 @@ def test_released_rule_takes_modules_without_components(floats: Space) -> None:
     assert floats.to_numpy(new.params["head.bias"]).tolist() == [0.5]
 
 
+@pytest.mark.bounded("SORA-STEP-4")
 @given(keys, st.sampled_from(["float32", "float64"]))
 def test_clipped_norm_is_at_most_the_limit_up_to_rounding(floats: Space, key: int, dtype: str) -> None:
     """Norm and factor are formed in float64 (n squares and sums, root, division), cast once and multiplied once."""
@@ -147,6 +156,7 @@ def test_clipped_norm_is_at_most_the_limit_up_to_rounding(floats: Space, key: in
     assert {str(floats.to_numpy(t).dtype) for t in clipped.values()} == {dtype}
 
 
+@pytest.mark.exact("SORA-STEP-4")
 def test_clip_never_turns_nan_into_a_number(floats: Space) -> None:
     clipped, norm = clip_by_global_norm({"a": floats.asarray([np.nan, 1.0]), "b": floats.asarray([1.0])}, 0.1)
     assert np.isnan(floats.to_numpy(norm))
@@ -162,6 +172,7 @@ def test_clip_that_is_none_is_refused(floats: Space, limit: float) -> None:
 # --- SORA-STEP-5 to -8 ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.exact("SORA-STEP-8")
 def test_first_step_has_t_one_and_t_advances(floats: Space) -> None:
     """Bias correction makes AdamW's first step lr·G/(|G| + ε), here ½; with t = 0 or 2 it would not be."""
     state = initial_state({"w": floats.asarray([0.0])})
@@ -174,6 +185,7 @@ def test_first_step_has_t_one_and_t_advances(floats: Space) -> None:
     assert floats.to_numpy(state.params["w"]).item() == 0
 
 
+@pytest.mark.exact("SORA-STEP-6")
 def test_decay_spares_biases_norms_and_gates(floats: Space) -> None:
     names = ("a.sora_A", "a.sora_B", "a.sora_g", "head.weight", "head.bias", "LayerNorm.weight")
     zero = {name: floats.asarray([0.0]) for name in names}
@@ -184,6 +196,7 @@ def test_decay_spares_biases_norms_and_gates(floats: Space) -> None:
         assert values == [6, 6, 8, 6, 8, 8]
 
 
+@pytest.mark.exact("SORA-STEP-5", "SORA-STEP-7", "SORA-GATE-2")
 @given(array_of((2,)), array_of((2,)), dyadics.map(abs), dyadics.map(abs), dyadics.map(abs))
 def test_gates_have_their_own_rate_for_descent_and_threshold_alike(
     xp: Space, g: Any, grad: Any, lr: Fraction, gate_lr: Fraction, lam: Fraction
@@ -198,6 +211,7 @@ def test_gates_have_their_own_rate_for_descent_and_threshold_alike(
     assert all_equal(xp.fractions(new.params["m.sora_A"]), g - lr * grad)
 
 
+@pytest.mark.exact("SORA-STEP-6")
 def test_rows_and_columns_of_a_closed_gate_keep_moving_by_momentum_and_decay(floats: Space) -> None:
     """SORA-STEP-6: the gradients of A_i and B_i are zero from step 2 on, their moments are not."""
     state = initial_state({"m.sora_A": floats.asarray([1.0]), "m.sora_g": floats.asarray([0.0])})
@@ -236,6 +250,7 @@ def test_step_goes_through_the_operations_it_is_given(floats: Space) -> None:
         SPEC.replace(no_such_operation=spy)
 
 
+@pytest.mark.exact("SORA-STEP-3")
 def test_zero_control_keeps_the_released_l1_in_the_gradient(floats: Space) -> None:
     state, grads = sample(floats)
     recipe = Recipe(SGD(), PAPER.replace(loss_l1=4.0), gate_gradient="zero")

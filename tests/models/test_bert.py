@@ -35,6 +35,7 @@ def without_adapters(case: Case) -> Case:
     return replace(case, params={name: p for name, p in case.params.items() if ".sora_" not in name})
 
 
+@pytest.mark.measured
 @given(seed=st.integers(0, 999), more=st.integers(1, 3), kinds=SUBSETS)
 def test_padding_changes_no_state_of_a_token_beyond_rounding(seed: int, more: int, kinds: list[str]) -> None:
     case = make_case(seed, kinds=kinds, lengths=(5, 3, 1))
@@ -44,6 +45,7 @@ def test_padding_changes_no_state_of_a_token_beyond_rounding(seed: int, more: in
     rounding.check({"hidden": hidden_of(padded)[padded.batch.mask]}, {"hidden": hidden_of(case)[mask]})
 
 
+@pytest.mark.exact
 def test_what_stands_in_the_padding_changes_no_bit_of_a_token() -> None:
     case = make_case(1, lengths=(5, 3, 1))
     a, b = hidden_of(case.pad(2, token=0)), hidden_of(case.pad(2, token=7))
@@ -52,6 +54,7 @@ def test_what_stands_in_the_padding_changes_no_bit_of_a_token() -> None:
     assert not np.array_equal(a, b)
 
 
+@pytest.mark.exact
 def test_no_token_sees_another_example() -> None:
     case = make_case(2, lengths=(4, 4))
     ids = case.batch.ids.copy()
@@ -73,12 +76,14 @@ def test_every_token_sees_every_other_of_its_example_and_its_place_and_type() ->
     assert not np.allclose(hidden_of(replace(case, batch=reversed_))[:, ::-1], before)
 
 
+@pytest.mark.exact("SORA-LINEAR-1", "SORA-PRUNE-2")
 @given(seed=st.integers(0, 999), kinds=SUBSETS)
 def test_adapters_with_closed_gates_equal_no_adapters_exactly(seed: int, kinds: list[str]) -> None:
     case = with_gates(make_case(seed, kinds=kinds), 0.0)
     assert np.array_equal(hidden_of(case), hidden_of(without_adapters(case)))
 
 
+@pytest.mark.exact("SORA-INIT-2")
 def test_fresh_adapters_equal_no_adapters_exactly() -> None:
     case = make_case(4)
     fresh: dict[str, Any] = {}
@@ -89,6 +94,7 @@ def test_fresh_adapters_equal_no_adapters_exactly() -> None:
     assert np.array_equal(hidden_of(case, **fresh), hidden_of(without_adapters(case)))
 
 
+@pytest.mark.measured("SORA-PRUNE-4")
 @given(seed=st.integers(0, 999), kinds=SUBSETS)
 def test_merged_equals_unmerged_within_rounding(seed: int, kinds: list[str]) -> None:
     case = make_case(seed, kinds=kinds)
@@ -123,6 +129,7 @@ def test_an_empty_batch_is_legal() -> None:
     assert not any(np.any(g) for g in bert_backward(hidden, cache, case.params).values())
 
 
+@pytest.mark.exact
 @given(st.data())
 def test_wanted_gradients_are_those_entries_of_the_full_gradient_bitwise(data: st.DataObject) -> None:
     case = make_case(7)
@@ -195,6 +202,7 @@ def test_the_lowest_block_computes_no_gradient_of_its_input_when_nothing_below_i
     assert asked == [True] * 3 + [False] * 3
 
 
+@pytest.mark.exact("SORA-LINEAR-4")
 def test_a_closed_gate_stops_its_factors_but_not_itself() -> None:
     case = make_case(11)
     grads = case.results()
@@ -206,6 +214,7 @@ def test_a_closed_gate_stops_its_factors_but_not_itself() -> None:
         assert np.any(grads[f"{module}.sora_A"][2])
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_encoder_runs_in_every_array_space(floats: Space, dtype: str) -> None:
     case = make_case(12, p=0.2)

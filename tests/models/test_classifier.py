@@ -84,6 +84,7 @@ def test_gradients_sum_over_microbatches_and_forget_the_order_of_examples(
     rounding.check(mean([split[:at], split[at:]]), mean(whole))
 
 
+@pytest.mark.measured
 @given(seed=SEEDS, head=HEADS, more=st.integers(1, 2))
 def test_padding_changes_neither_logits_nor_gradients_beyond_rounding(seed: int, head: Head, more: int) -> None:
     case = make_case(seed, head=head)
@@ -105,6 +106,7 @@ def test_a_sequence_without_tokens_leaves_logits_and_gradients_finite() -> None:
             assert np.array_equal(results["logits"][1], case.params["classifier.bias"]), "the mean of nothing is 0"
 
 
+@pytest.mark.exact
 @given(seed=SEEDS, head=HEADS, data=st.data())
 def test_wanted_gradients_are_those_entries_of_the_full_gradient_bitwise(
     seed: int, head: Head, data: st.DataObject
@@ -118,6 +120,7 @@ def test_wanted_gradients_are_those_entries_of_the_full_gradient_bitwise(
     assert set(full) == {*case.params, "logits", "loss"}
 
 
+@pytest.mark.bounded
 def test_the_cls_head_reads_the_first_state_through_tanh_and_the_mean_head_all_states() -> None:
     case = make_case(2, head="cls")
     logits, cache = case.forward()
@@ -147,12 +150,14 @@ def test_classifier_dropout_scales_what_it_keeps() -> None:
     assert np.all(cache.classifier.x[cache.keep] != 0)
 
 
+@pytest.mark.exact
 def test_mean_weights_share_one_among_the_tokens_and_nothing_among_none(floats: Space) -> None:
     mask = floats.asarray([[True, True, False, False], [False] * 4, [True] * 4], "bool")
     weights = floats.to_numpy(mean_weights(mask, floats.asarray([0.0]).dtype))
     assert weights.tolist() == [[0.5, 0.5, 0, 0], [0] * 4, [0.25] * 4]
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("head", "outputs"), [("cls", 3), ("mean", 1)])
 def test_the_classifier_runs_in_every_array_space(floats: Space, head: Head, outputs: int, dtype: str) -> None:
@@ -178,6 +183,7 @@ LOGITS = np.random.default_rng(5).integers(-512, 512, (6, 4)) / 64
 LABELS = np.array([0, 3, 1, 1, 2, 0])
 
 
+@pytest.mark.bounded
 def test_cross_entropy_is_minus_the_log_likelihood(floats: Space) -> None:
     loss, grad = cross_entropy(floats.asarray(LOGITS), floats.asarray(LABELS, "int64"))
     rows = [math.log(math.fsum(map(math.exp, row))) - row[label] for row, label in zip(LOGITS, LABELS, strict=True)]
@@ -188,6 +194,7 @@ def test_cross_entropy_is_minus_the_log_likelihood(floats: Space) -> None:
     assert np.all((grad < 0) == (np.arange(4) == LABELS[:, None]))
 
 
+@pytest.mark.measured
 def test_cross_entropy_gradient_is_the_derivative() -> None:
     check_vjp(
         lambda p: cross_entropy(p["logits"], LABELS)[0],
@@ -197,18 +204,21 @@ def test_cross_entropy_gradient_is_the_derivative() -> None:
     )
 
 
+@pytest.mark.exact
 def test_cross_entropy_is_shift_invariant_bitwise_on_dyadic_logits(floats: Space) -> None:
     results = [cross_entropy(floats.asarray(L), floats.asarray(LABELS, "int64")) for L in (LOGITS, LOGITS + 1024.25)]
     for a, b in zip(*results, strict=True):
         assert floats.to_numpy(a).tobytes() == floats.to_numpy(b).tobytes()
 
 
+@pytest.mark.exact
 def test_cross_entropy_of_extreme_logits_is_finite_and_exact(floats: Space) -> None:
     loss, grad = cross_entropy(floats.asarray([[1e4, -1e4], [-1e4, 1e4]]), floats.asarray([0, 0], "int64"))
     assert float(floats.to_numpy(loss)) == 2e4
     assert floats.to_numpy(grad).tolist() == [[0, 0], [-1, 1]]
 
 
+@pytest.mark.exact
 def test_squared_error_and_its_gradient_are_exact(xp: Space) -> None:
     loss, grad = squared_error(xp.asarray([[1.5], [-2.0], [0.0]]), xp.asarray([0.5, 1.0, 0.25]))
     assert xp.to_numpy(loss).ravel()[0] == Fraction(1) + 9 + Fraction(1, 16)

@@ -36,6 +36,7 @@ def own(mask: npt.NDArray[Any], kind: str, length: int) -> npt.NDArray[Any]:
     return mask[:length] if kind == "rows" else mask
 
 
+@pytest.mark.exact("SORA-INIT-1")
 @pytest.mark.parametrize("kind", KINDS)
 def test_masks_do_not_depend_on_batch_splitting_order_or_padding(kind: str) -> None:
     together = draw(masks(EXAMPLES, LENGTHS), kind)
@@ -45,6 +46,7 @@ def test_masks_do_not_depend_on_batch_splitting_order_or_padding(kind: str) -> N
             assert np.array_equal(own(row, kind, LENGTHS[k]), own(together[k], kind, LENGTHS[k]))
 
 
+@pytest.mark.exact("SORA-INIT-1")
 @pytest.mark.parametrize("kind", KINDS)
 def test_masks_differ_by_seed_step_example_and_site(kind: str) -> None:
     given = masks(EXAMPLES, (6, 6, 6, 6))

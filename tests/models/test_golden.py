@@ -38,6 +38,8 @@ def tiny() -> dict[str, npt.NDArray[Any]]:
     return load_file(VECTORS / "tiny.safetensors")
 
 
+@pytest.mark.independent("SORA-LINEAR-1", "SORA-LINEAR-3")
+@pytest.mark.measured("SORA-LINEAR-1", "SORA-LINEAR-3")
 @pytest.mark.parametrize("head", RUNS)
 def test_the_tiny_network_equals_transformers_and_autograd(tiny: Named, head: str) -> None:
     params = {**under("params/", tiny), **under(f"params.{head}/", tiny)}
@@ -60,6 +62,8 @@ def test_the_stored_inputs_are_those_the_script_makes(tiny: Named) -> None:
     assert all(np.array_equal(tiny[f"params/{name}"], value) for name, value in own.items())
 
 
+@pytest.mark.independent("SORA-LINEAR-1", "SORA-LINEAR-3")
+@pytest.mark.measured("SORA-LINEAR-1", "SORA-LINEAR-3")
 @pytest.mark.weights
 @pytest.mark.parametrize("head", RUNS)
 @pytest.mark.parametrize("key", REAL)

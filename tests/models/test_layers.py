@@ -50,6 +50,7 @@ def check_layer(rng: np.random.Generator, p: Named, forward: Callable[[Named], A
     check_vjp(lambda at: np.sum(dy * forward(at)[0]), gradients, p, rng)
 
 
+@pytest.mark.measured
 @given(seed=SEEDS, leading=SHAPES, d=st.integers(2, 6))
 def test_layer_norm_backward_is_the_derivative(seed: int, leading: tuple[int, int], d: int) -> None:
     rng = np.random.default_rng(seed)
@@ -57,6 +58,7 @@ def test_layer_norm_backward_is_the_derivative(seed: int, leading: tuple[int, in
     check_layer(rng, p, norm_of, layers.layer_norm_backward)
 
 
+@pytest.mark.measured
 @given(seed=SEEDS, leading=SHAPES)
 def test_gelu_and_tanh_backward_are_the_derivatives(seed: int, leading: tuple[int, int]) -> None:
     rng = np.random.default_rng(seed)
@@ -65,6 +67,7 @@ def test_gelu_and_tanh_backward_are_the_derivatives(seed: int, leading: tuple[in
     check_layer(rng, p, lambda at: layers.tanh_forward(at["x"]), layers.tanh_backward)
 
 
+@pytest.mark.measured
 @given(seed=SEEDS, b=st.integers(1, 3), t=st.integers(1, 5), dropped=st.booleans())
 def test_attention_backward_is_the_derivative(seed: int, b: int, t: int, dropped: bool) -> None:
     rng = np.random.default_rng(seed)
@@ -74,6 +77,7 @@ def test_attention_backward_is_the_derivative(seed: int, b: int, t: int, dropped
     check_layer(rng, p, attention_of(mask, keep), layers.attention_backward)
 
 
+@pytest.mark.measured
 @given(seed=SEEDS, rows=st.integers(1, 6), shape=SHAPES)
 def test_embedding_backward_is_the_derivative(seed: int, rows: int, shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(seed)
@@ -82,6 +86,7 @@ def test_embedding_backward_is_the_derivative(seed: int, rows: int, shape: tuple
     check_layer(rng, p, lambda at: layers.embedding_forward(at["table"], ids), layers.embedding_backward)
 
 
+@pytest.mark.exact
 def test_embedding_sums_the_gradients_of_repeated_ids(floats: Space) -> None:
     ids = floats.asarray([[2, 0, 2], [2, 2, 1]], "int64")
     table = [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]]
@@ -92,6 +97,7 @@ def test_embedding_sums_the_gradients_of_repeated_ids(floats: Space) -> None:
     assert dtable.tolist() == [[2.0, 0.25], [-1.0, -2.0], [1.0 + 4 + 16 + 64, 0.5 + 8 + 32 + 128], [0.0, 0.0]]
 
 
+@pytest.mark.exact
 def test_dropout_is_its_own_adjoint_and_keeps_the_expected_value(xp: Space) -> None:
     keep = [True, False, True, False]
     x, dy = xp.asarray([1.0, 2.0, -3.0, 4.0]), xp.asarray([5.0, -6.0, 7.0, 8.0])
@@ -106,6 +112,7 @@ def test_dropout_is_its_own_adjoint_and_keeps_the_expected_value(xp: Space) -> N
     assert layers.dropout_forward(x, None, p) is x
 
 
+@pytest.mark.bounded
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_softmax_rows_sum_to_one_within_gamma(floats: Space, dtype: str) -> None:
     n = 37
@@ -116,6 +123,7 @@ def test_softmax_rows_sum_to_one_within_gamma(floats: Space, dtype: str) -> None
     assert max(abs(math.fsum(row) - 1) for row in rows) <= gamma(n + 1, float(unit_roundoff(dtype)))
 
 
+@pytest.mark.exact
 def test_softmax_is_shift_invariant_bitwise_on_dyadic_scores(floats: Space) -> None:
     scores = np.random.default_rng(1).integers(-900, 900, (20, 7)) / 128
     shifted = scores + np.arange(-10, 10)[:, None] / 4
@@ -123,6 +131,7 @@ def test_softmax_is_shift_invariant_bitwise_on_dyadic_scores(floats: Space) -> N
     assert a.tobytes() == b.tobytes()
 
 
+@pytest.mark.bounded
 def test_softmax_against_exact_exponentials() -> None:
     scores = np.random.default_rng(2).standard_normal((6, 5)) * 3
     found = layers.softmax(scores)
@@ -137,6 +146,7 @@ def test_softmax_against_exact_exponentials() -> None:
                 assert abs(Decimal(p) - exact) <= exact * Decimal(2 * (span + 2 + 5 + 1) * F64)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("top", [1e4, -1e4, 1e300, -1e300, 0.0])
 @pytest.mark.parametrize("rest", [1e4, -1e4, -1e300, -math.inf])
 def test_softmax_of_extreme_scores_is_a_distribution(floats: Space, top: float, rest: float) -> None:
@@ -147,11 +157,13 @@ def test_softmax_of_extreme_scores_is_a_distribution(floats: Space, top: float, 
         assert row.max() == 0.5
 
 
+@pytest.mark.exact
 def test_softmax_of_nothing_but_minus_infinity_is_zero(floats: Space) -> None:
     rows = floats.to_numpy(layers.softmax(floats.asarray([[-math.inf] * 3, [0.0, -math.inf, -math.inf]])))
     assert rows.tolist() == [[0, 0, 0], [1, 0, 0]]
 
 
+@pytest.mark.exact
 def test_a_fully_masked_query_gives_zeros_and_no_gradient(floats: Space) -> None:
     rng = np.random.default_rng(3)
     q, k, v, dy = (floats.asarray(rng.standard_normal((2, 4, 6)) * 1e3) for _ in range(4))
@@ -167,6 +179,7 @@ def test_a_fully_masked_query_gives_zeros_and_no_gradient(floats: Space) -> None
     assert np.any(grads[2][1, :2])
 
 
+@pytest.mark.exact
 def test_attention_averages_the_values_when_all_scores_are_equal(floats: Space) -> None:
     v = np.random.default_rng(4).integers(-64, 64, (1, 4, 6)) / 8
     flat, mask = floats.asarray(np.zeros((1, 4, 6))), floats.asarray([[True] * 4], "bool")
@@ -174,6 +187,7 @@ def test_attention_averages_the_values_when_all_scores_are_equal(floats: Space) 
     assert floats.to_numpy(y).tolist() == np.broadcast_to(v.mean(axis=1, keepdims=True), v.shape).tolist()
 
 
+@pytest.mark.bounded
 def test_attention_heads_do_not_see_each_other(floats: Space) -> None:
     rng = np.random.default_rng(5)
     q, k, v = (rng.standard_normal((1, 3, 6)) for _ in range(3))
@@ -191,6 +205,7 @@ def test_attention_heads_do_not_see_each_other(floats: Space) -> None:
         assert np.max(np.abs(together[..., own] - alone)) <= 2 * gamma(3 + 3 + 8, F64) * (1 + S) * np.max(np.abs(v))
 
 
+@pytest.mark.bounded
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("offset", [0.0, 30.0])
 def test_layer_norm_against_exact_arithmetic_within_its_bound(floats: Space, dtype: str, offset: float) -> None:
@@ -216,6 +231,7 @@ def test_layer_norm_against_exact_arithmetic_within_its_bound(floats: Space, dty
         assert np.all(np.abs(found - exact) <= 1.1 * bound)  # 1.1: terms of second order, and float64's own
 
 
+@pytest.mark.exact
 def test_layer_norm_ignores_shift_and_scale_bitwise_on_dyadic_rows(floats: Space) -> None:
     x = np.random.default_rng(7).integers(-500, 500, (6, 8)) / 64
     w, b = (floats.asarray(np.random.default_rng(k).standard_normal(8)) for k in (8, 9))
@@ -226,6 +242,7 @@ def test_layer_norm_ignores_shift_and_scale_bitwise_on_dyadic_rows(floats: Space
     assert norm(x) == norm(x + 3.25) == norm(4 * x) == norm(x / 16 - 1)
 
 
+@pytest.mark.exact
 def test_layer_norm_of_a_constant_row_is_the_bias_and_finite(floats: Space) -> None:
     x, w, b = ([[3.0] * 4, [0.0] * 4], [2.0, -1.0, 0.5, 4.0], [1.0, 2.0, 3.0, 4.0])
     y, cache = layers.layer_norm_forward(floats.asarray(x), floats.asarray(w), floats.asarray(b), 1e-12)
@@ -233,6 +250,7 @@ def test_layer_norm_of_a_constant_row_is_the_bias_and_finite(floats: Space) -> N
     assert all(np.all(np.isfinite(floats.to_numpy(g))) for g in layers.layer_norm_backward(y, cache))
 
 
+@pytest.mark.exact
 def test_layer_norm_uses_the_population_variance_with_eps_inside_the_root() -> None:
     y, _ = layers.layer_norm_forward(np.array([[-2.0, 2.0]]), np.ones(2), np.zeros(2), 12.0)
     assert y.tolist() == [[-0.5, 0.5]]  # 2/√(4 + 12)
@@ -245,6 +263,7 @@ def exact_gelu(x: float) -> float:
 GELU_POINTS = np.concatenate([np.linspace(-8, 8, 401), [1e-300, -1e-20, 37.0, -37.0, 1e4, -1e4, 0.0]])
 
 
+@pytest.mark.bounded
 def test_gelu_is_x_times_the_normal_distribution(floats: Space) -> None:
     found = floats.to_numpy(layers.gelu_forward(floats.asarray(GELU_POINTS))[0])
     exact = np.array([exact_gelu(x) for x in GELU_POINTS])
@@ -252,6 +271,7 @@ def test_gelu_is_x_times_the_normal_distribution(floats: Space) -> None:
     assert np.all(np.abs(found - exact) <= 8 * F64 * np.abs(GELU_POINTS))
 
 
+@pytest.mark.bounded
 def test_gelu_derivative_is_cdf_plus_x_times_density(floats: Space) -> None:
     found = floats.to_numpy(layers.gelu_forward(floats.asarray(GELU_POINTS))[1])
     for x, value in zip(GELU_POINTS.tolist(), found, strict=True):

@@ -37,6 +37,8 @@ def near(found: Floats, expected: Any, size: Any) -> bool:
     return bool(np.all(np.abs(found - np.asarray(expected)) <= 2 * gamma(ROUNDINGS, U) * np.asarray(size)))
 
 
+@pytest.mark.bounded("SORA-OPT-2", "SORA-OPT-3")
+@pytest.mark.independent("SORA-OPT-2", "SORA-OPT-3")
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("eps", [1e-8, 1e-3])
 @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.0, 0.5), (0.8, 0.9)])
@@ -74,6 +76,8 @@ def old_adamw(theta: Any, state: dict[str, Any], grad: Any, t: int, lr: float, e
     return theta
 
 
+@pytest.mark.bounded("SORA-OPT-2", "SORA-OPT-3")
+@pytest.mark.independent("SORA-OPT-2")
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("eps", [1e-6, 1e-2])
 def test_raw_eps_and_late_decay_step_as_the_old_adamw_did(eps: float, decay: float) -> None:
@@ -90,6 +94,7 @@ def test_raw_eps_and_late_decay_step_as_the_old_adamw_did(eps: float, decay: flo
         theta = after
 
 
+@pytest.mark.exact("SORA-OPT-2", "SORA-STEP-6")
 def test_undecayed_groups_ignore_the_decay() -> None:
     theta, grad = np.array([1.0, -2.0]), np.array([0.5, 0.25])
     ours = AdamW(weight_decay=0.5)
@@ -97,6 +102,8 @@ def test_undecayed_groups_ignore_the_decay() -> None:
     assert ours.update(theta, grad, zero_moments(theta), 1, 0.1, decay=False)[0].tobytes() == plain.tobytes()
 
 
+@pytest.mark.bounded("SORA-OPT-1")
+@pytest.mark.independent("SORA-OPT-1")
 def test_sgd_without_momentum_steps_as_torch_does() -> None:
     theta = np.random.default_rng(4).standard_normal((3, 4))
     leaf = torch.nn.Parameter(torch.tensor(theta))
@@ -110,6 +117,8 @@ def test_sgd_without_momentum_steps_as_torch_does() -> None:
         theta = leaf.detach().numpy().copy()
 
 
+@pytest.mark.bounded("SORA-STEP-4")
+@pytest.mark.independent("SORA-STEP-4")
 @pytest.mark.parametrize("limit", [0.1, 3.0, 1e6])
 def test_clipping_equals_torchs_with_its_eps(limit: float) -> None:
     rng = np.random.default_rng(6)
@@ -126,6 +135,8 @@ def test_clipping_equals_torchs_with_its_eps(limit: float) -> None:
         assert np.all(np.abs(found - leaf.grad.numpy()) <= rounding * np.abs(grads[name])), name
 
 
+@pytest.mark.bounded("SORA-SCHED-2")
+@pytest.mark.independent("SORA-SCHED-2")
 @pytest.mark.parametrize(("total", "warmup"), [(10, 0), (10, 3), (7, 7), (1, 0), (1, 1)])
 def test_released_schedule_equals_transformers(total: int, warmup: int) -> None:
     transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'sora_ref[oracles]'")

@@ -40,6 +40,7 @@ def compare(sizes: Sizes, params: dict[str, npt.NDArray[Any]], given: dict[str, 
     tiny_bert.Rounding(max(tiny_bert.relative(single, found).values())).check(found, expected)
 
 
+@pytest.mark.independent("SORA-LINEAR-1", "SORA-LINEAR-3")
 @pytest.mark.parametrize("head", RUNS)
 @pytest.mark.parametrize(("layers", "heads", "d", "f", "types", "lengths"), SIZES)
 def test_states_logits_and_gradients_equal_transformers_for_any_size(
@@ -62,6 +63,7 @@ def test_states_logits_and_gradients_equal_transformers_for_any_size(
     compare(sizes, {name: p.astype(np.float64) for name, p in params.items()}, given, head)
 
 
+@pytest.mark.independent("SORA-LINEAR-1", "SORA-LINEAR-3")
 @pytest.mark.weights
 @pytest.mark.parametrize("head", RUNS)
 @pytest.mark.parametrize("key", ["minilm", "bert-tiny"])
@@ -75,6 +77,7 @@ def test_real_folders_equal_transformers(key: str, head: str) -> None:
     compare(sizes, params, batch(config.vocab_size, (17, 6), name="live"), head)
 
 
+@pytest.mark.independent
 @pytest.mark.weights
 @pytest.mark.parametrize("key", ["minilm", "bert-tiny"])
 def test_the_loader_reads_what_transformers_reads(key: str) -> None:

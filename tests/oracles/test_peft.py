@@ -134,6 +134,7 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.max(np.abs(a - b)))
 
 
+@pytest.mark.independent("SORA-PRUNE-2", "SORA-PRUNE-3", "SORA-PRUNE-4")
 @heads
 @layouts
 @pytest.mark.parametrize("several_scales", [False, True])
@@ -154,6 +155,7 @@ def test_peft_computes_with_the_export_what_the_merged_weights_compute(
     assert distance(untouched, want) > 1e-3, "the adapter changes nothing that is seen"
 
 
+@pytest.mark.independent("SORA-PRUNE-3")
 @heads
 @layouts
 def test_transformers_load_adapter_computes_the_same(
@@ -167,6 +169,7 @@ def test_transformers_load_adapter_computes_the_same(
     assert distance(output(model.eval(), batch), output(by_hand(base, head, adapters, saved), batch)) <= TOLERANCE
 
 
+@pytest.mark.independent("SORA-PRUNE-3")
 @layouts
 def test_shipped_loader_computes_mean_pooled_logits(base: Path, batch: Any, tmp_path: Path, layout: Layout) -> None:
     adapters, saved = random_adapters(), random_saved(all_of_it=False)
@@ -192,6 +195,7 @@ def test_shipped_loader_computes_mean_pooled_logits(base: Path, batch: Any, tmp_
     ]
 
 
+@pytest.mark.independent("SORA-PRUNE-3")
 def test_code_in_the_readme_loads_the_classifier(
     base: Path, batch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +210,7 @@ def test_code_in_the_readme_loads_the_classifier(
     assert distance(names["logits"].numpy(), output(by_hand(base, "cls", adapters, saved), batch)) <= TOLERANCE
 
 
+@pytest.mark.independent("SORA-LINEAR-1", "SORA-PRUNE-2", "SORA-PRUNE-3")
 @heads
 @layouts
 def test_our_own_model_computes_the_logits_of_the_exported_one(
@@ -229,6 +234,7 @@ def test_our_own_model_computes_the_logits_of_the_exported_one(
         assert distance(logits, theirs) <= TOLERANCE
 
 
+@pytest.mark.independent("SORA-LINEAR-2", "SORA-PRUNE-3")
 def test_without_alpha_pattern_the_logits_are_wrong_and_nobody_says_so(base: Path, batch: Any, tmp_path: Path) -> None:
     adapters, saved = random_adapters(), random_saved(all_of_it=False)
     folder = tmp_path / "adapter"
@@ -239,6 +245,7 @@ def test_without_alpha_pattern_the_logits_are_wrong_and_nobody_says_so(base: Pat
     assert distance(output(model, batch), output(by_hand(base, "cls", adapters, saved), batch)) > 1e-3
 
 
+@pytest.mark.independent("SORA-PRUNE-1")
 @heads
 @layouts
 def test_adapter_without_components_loads_and_changes_nothing_but_the_head(
@@ -252,6 +259,7 @@ def test_adapter_without_components_loads_and_changes_nothing_but_the_head(
     assert distance(output(model, batch), output(by_hand(base, head, {}, saved), batch)) == 0
 
 
+@pytest.mark.independent("SORA-PRUNE-4")
 @pytest.mark.parametrize("use_rslora", [False, True])
 @pytest.mark.parametrize("targets", [["query", "attention.output.dense"], r".*layer\.(1|10)\..*(query|dense)"])
 def test_adapter_written_by_peft_is_read_as_peft_computes_it(
@@ -288,6 +296,7 @@ def test_adapter_written_by_peft_is_read_as_peft_computes_it(
     )
 
 
+@pytest.mark.independent
 def test_patterns_that_peft_sorts_on_saving_into_another_meaning_are_refused(base: Path, tmp_path: Path) -> None:
     """The first pattern wins, and PEFT writes them in alphabetical order: its own reload of this one fails as well."""
     config = peft.LoraConfig(
@@ -302,6 +311,7 @@ def test_patterns_that_peft_sorts_on_saving_into_another_meaning_are_refused(bas
         peft.PeftModel.from_pretrained(auto("cls").from_pretrained(base), tmp_path)
 
 
+@pytest.mark.independent
 @heads
 @layouts
 def test_export_saved_again_by_peft_reads_the_same(base: Path, tmp_path: Path, head: Head, layout: Layout) -> None:

@@ -105,6 +105,7 @@ def exact_delta(adapter: SoRA) -> Any:
 # ----------------------------------------------------------------------------------------------- the map stays the same
 
 
+@pytest.mark.exact("SORA-PRUNE-3")
 @layouts
 @heads
 @given(adapters=adapter_sets())
@@ -125,6 +126,7 @@ def test_exported_map_equals_the_gated_one_over_the_rationals(
     assert report.comparison == (2 * len(back) + 2, 0.0, 0.0)
 
 
+@pytest.mark.exact("SORA-PRUNE-2", "SORA-PRUNE-3")
 @layouts
 @given(adapters=adapter_sets())
 def test_export_is_the_same_bytes_whether_pruned_before_or_not(layout: Layout, adapters: dict[str, SoRA]) -> None:
@@ -165,6 +167,7 @@ def test_uniform_pads_to_one_rank_and_needs_no_pattern(tmp_path: Path) -> None:
     assert not report.scales_folded
 
 
+@pytest.mark.exact("SORA-PRUNE-3")
 def test_uniform_folds_scales_that_differ_into_the_up_projection(tmp_path: Path) -> None:
     report = export(tmp_path / "a", {QUERY: adapter([1, 2], s=3), LAST: adapter([1], s=0.5)}, layout="uniform")
     config = config_of(tmp_path / "a")

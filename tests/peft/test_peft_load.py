@@ -74,6 +74,7 @@ def test_modules_come_layer_by_layer(tmp_path: Path) -> None:
     assert [module.split(".")[2] for module in read.loras] == ["0", "2", "10"]
 
 
+@pytest.mark.exact("SORA-LINEAR-2")
 def test_gates_of_an_imported_adapter_are_ones_and_its_scale_stays(tmp_path: Path) -> None:
     A, g, B, s = adapters_from(read_adapter(write(tmp_path)))[KEY]
     assert (g.tolist(), g.dtype, s) == ([1.0, 1.0], np.float32, 3.0)

@@ -424,6 +424,7 @@ def edit(run: Path, old: str, new: str) -> None:
     (run / "config.toml").write_text(text.replace(old, new))
 
 
+@pytest.mark.exact("SORA-LINEAR-2")
 @pytest.mark.parametrize(
     ("old", "new", "changes"),
     [

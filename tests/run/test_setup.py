@@ -26,6 +26,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
     return make_keys(tmp_path_factory.mktemp("setup"))
 
 
+@pytest.mark.exact("SORA-INIT-2", "SORA-LINEAR-2")
 def test_initial_parameters_are_adapters_and_head_of_the_seed(keys: Keys) -> None:
     setup = make_setup(make_config(keys, seed=3), LABELS)
     params = initial_params(setup)
@@ -43,6 +44,7 @@ def test_initial_parameters_are_adapters_and_head_of_the_seed(keys: Keys) -> Non
     assert {array.dtype for array in params.values()} == {np.dtype("float32")}
 
 
+@pytest.mark.exact("SORA-INIT-1")
 def test_initial_parameters_do_not_depend_on_what_else_is_adapted(keys: Keys) -> None:
     whole = initial_params(make_setup(make_config(keys), LABELS))
     part = initial_params(make_setup(make_config(keys, adapter__kinds=["output"], adapter__norms=True), LABELS))
@@ -51,6 +53,7 @@ def test_initial_parameters_do_not_depend_on_what_else_is_adapted(keys: Keys) ->
     assert "encoder.layer.0.output.dense.sora_A" in part
 
 
+@pytest.mark.exact("SORA-INIT-2")
 def test_constant_gates_are_constant(keys: Keys) -> None:
     params = initial_params(make_setup(make_config(keys, adapter__gate=0.3), LABELS))
     assert {g for name, x in params.items() if name.endswith("sora_g") for g in x.tolist()} == {float(np.float32(0.3))}

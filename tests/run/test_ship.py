@@ -79,6 +79,7 @@ def within_rounding(loaded: Loaded, other: np.ndarray, plain: np.ndarray) -> boo
     return bool(np.max(np.abs(other - plain)) <= 2**6 * max(measured, floor * float(np.max(np.abs(plain)))))
 
 
+@pytest.mark.measured("SORA-PRUNE-2")
 def test_pruned_folder_is_the_same_model_in_fewer_numbers(run: Path, tmp_path: Path) -> None:
     loaded = load_trained(run)
     ranks = write_pruned(loaded, tmp_path / "pruned")
@@ -96,6 +97,7 @@ def test_pruned_folder_is_the_same_model_in_fewer_numbers(run: Path, tmp_path: P
         assert logits_of(pruned).tobytes() == logits_of(loaded).tobytes()
 
 
+@pytest.mark.measured("SORA-PRUNE-4")
 def test_merged_folder_is_the_same_model_without_adapters(run: Path, tmp_path: Path) -> None:
     loaded = load_trained(run)
     write_merged(loaded, tmp_path / "merged")
@@ -161,6 +163,7 @@ def test_model_that_was_given_as_the_current_folder_is_found_from_elsewhere(
     assert load_trained(tmp_path / "run").setup.folder == tmp_path / "model"
 
 
+@pytest.mark.exact("SORA-LINEAR-2")
 def test_scales_are_stored_and_never_computed_anew_from_a_pruned_rank(mean: Path, tmp_path: Path) -> None:
     """s = α/r_max = 2 in every module, whatever its rank has become, also after pruning what was pruned."""
     loaded = load_trained(mean)

@@ -42,6 +42,7 @@ def summary_of(run: Path) -> dict[str, Any]:
     return dict(json.loads((run / "summary.json").read_text()))
 
 
+@pytest.mark.exact("SORA-STAGE-1")
 def test_every_stage_has_a_checkpoint_and_the_last_is_the_runs(run: Path) -> None:
     names = [path.name for path in sorted((run / "stages").iterdir())]
     assert names == ["stage-00.safetensors", "stage-01.safetensors", "stage-02.safetensors"]
@@ -53,6 +54,7 @@ def test_every_stage_has_a_checkpoint_and_the_last_is_the_runs(run: Path) -> Non
     assert arrays_of(stages[0]) != arrays_of(stages[1]) != arrays_of(stages[2])
 
 
+@pytest.mark.exact("SORA-STAGE-1")
 def test_stages_have_their_strengths_and_each_the_whole_schedule_of_learning_rates(run: Path, keys: Keys) -> None:
     lr, _ = make_config(keys).learning_rates(EPOCH)
     for k, strength in enumerate(STRENGTHS):
@@ -84,6 +86,7 @@ def test_every_stage_sees_the_examples_in_orders_of_its_own(keys: Keys, tmp_path
     assert seen == list(range(2 + 3 + 3))
 
 
+@pytest.mark.exact("SORA-STAGE-2")
 def test_memorization_ids_are_training_examples_fixed_by_the_seed(run: Path, keys: Keys, tmp_path: Path) -> None:
     chosen = json.loads((run / "memorization_ids.json").read_text())
     ids = [example.id for example in read_task(make_config(keys)).splits["train"]]
@@ -97,6 +100,7 @@ def test_memorization_ids_are_training_examples_fixed_by_the_seed(run: Path, key
     assert json.loads((tmp_path / "all" / "memorization_ids.json").read_text()) == ids
 
 
+@pytest.mark.exact("SORA-STAGE-2")
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_performance_of_a_stage_is_that_of_its_checkpoint(run: Path, stage: int) -> None:
     """Memorization on the listed examples, generalization on validation, and non-zero parameters with their gates."""
@@ -120,6 +124,7 @@ def test_performance_of_a_stage_is_that_of_its_checkpoint(run: Path, stage: int)
     assert performance["nonzero"] == by_hand
 
 
+@pytest.mark.exact("SORA-STAGE-2")
 def test_percentages_are_of_stage_0(run: Path) -> None:
     first, *others = summary_of(run)["stages"]
     assert first["memorization_percent"] == first["generalization_percent"] == 100.0
@@ -131,6 +136,7 @@ def test_percentages_are_of_stage_0(run: Path) -> None:
     assert summary_of(run)["null"] is None
 
 
+@pytest.mark.exact("SORA-STAGE-2")
 def test_percentages_are_undefined_where_stage_0_is_zero(
     keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +163,7 @@ def test_performance_that_is_undefined_is_said_to_be(
     assert text.count("memorization nan (undefined), generalization nan (undefined)") == 2
 
 
+@pytest.mark.exact("SORA-STAGE-1")
 def test_sparser_stages_start_from_the_weights_of_the_last(keys: Keys, tmp_path: Path) -> None:
     """With lr 0 in every stage nothing but thresholds acts: the gates shrink stage upon stage."""
     run_once(tmp_path / "run", keys, train__lr=0.0, schedule__kind="list", schedule__values=[0.0, 0.01, 0.02])
@@ -169,6 +176,7 @@ def test_sparser_stages_start_from_the_weights_of_the_last(keys: Keys, tmp_path:
             assert after[name].tobytes() == g.tobytes()
 
 
+@pytest.mark.exact("SORA-STAGE-1")
 @pytest.mark.parametrize("reset", [True, False])
 def test_moments_and_step_count_start_anew_only_where_asked_to(keys: Keys, tmp_path: Path, reset: bool) -> None:
     counted: list[tuple[int, bool]] = []

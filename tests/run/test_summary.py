@@ -31,6 +31,7 @@ def null(keys: Keys, position: Position, **changes: Any) -> Any:
     return null_model(make_config(keys, **changes), 36, position)
 
 
+@pytest.mark.exact("SORA-COUNT-1", "SORA-COUNT-2")
 def test_counts_and_ranks_are_those_one_counts_by_hand(keys: Keys, tmp_path: Path) -> None:
     summary = run_once(tmp_path / "run", keys, gate__strength=0.1)
     params = last(tmp_path / "run").params
@@ -80,6 +81,7 @@ def test_head_counts_norms_and_biases_that_were_trained(keys: Keys, tmp_path: Pa
     assert summary["counts"]["head"] == 2 * D + 2 + norms + biases
 
 
+@pytest.mark.exact("SORA-NULL-1")
 def test_null_model_of_normal_gates_is_erfc_of_the_thresholds(keys: Keys) -> None:
     found = null(keys, Position(step=10, threshold_sum=0.5))
     assert found == {
@@ -87,6 +89,7 @@ def test_null_model_of_normal_gates_is_erfc_of_the_thresholds(keys: Keys) -> Non
     }  # fmt: skip
 
 
+@pytest.mark.exact("SORA-NULL-1")
 @pytest.mark.parametrize(
     ("gate", "share"), [(0.75, 1.0), (0.5, 0.0), (0.25, 0.0), (-0.75, 1.0), (-0.25, 0.0), (0, 0.0)]
 )
@@ -97,6 +100,7 @@ def test_null_model_of_constant_gates_keeps_all_or_nothing(keys: Keys, gate: flo
     }  # fmt: skip
 
 
+@pytest.mark.exact("SORA-NULL-1")
 @pytest.mark.parametrize("steps", [1, 4])
 def test_null_model_of_the_released_rule_is_what_its_threshold_leaves(keys: Keys, steps: int) -> None:
     """Its dead zone is 2ξ and its shift ξ, so T steps need more than (T + 1)ξ: by iterating the three lines."""

@@ -133,6 +133,7 @@ def test_equal_configurations_train_to_equal_bits_and_another_seed_to_others(
     assert arrays_of(last(tmp_path / "other")) != arrays_of(last(finished))
 
 
+@pytest.mark.exact("SORA-INIT-1")
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_number_of_workers_changes_no_bit(finished: Path, keys: Keys, tmp_path: Path, workers: int) -> None:
     run_once(tmp_path / "run", keys, workers=workers)
@@ -156,6 +157,7 @@ def test_training_learns_the_rule(keys: Keys, tmp_path: Path) -> None:
     assert losses[-1] < math.log(2) / 4 < math.log(2) / 2 < losses[0]
 
 
+@pytest.mark.measured("SORA-STEP-2")
 @pytest.mark.parametrize("head", ["mean", "cls"])
 @pytest.mark.parametrize("kind", ["classification", "regression"])
 def test_gradients_do_not_depend_on_the_budget_of_microbatches_beyond_rounding(
@@ -186,6 +188,7 @@ def test_gradients_do_not_depend_on_the_budget_of_microbatches_beyond_rounding(
         rounding.check(compute("float64", tokens), whole)
 
 
+@pytest.mark.exact("SORA-STEP-2")
 def test_loss_and_gradients_are_means_over_the_examples_of_the_batch(keys: Keys, tmp_path: Path) -> None:
     """A batch of twice the same examples has the same mean; sums of two equal numbers and halves are exact."""
     config = make_config(keys | NO_DROPOUT, dtype="float64", train__microbatch_tokens=1)
@@ -296,6 +299,7 @@ def test_cls_head_trains_a_pooler_where_the_checkpoint_has_none(keys: Keys, tmp_
     assert head <= moved(tmp_path / "run", keys, **changes)
 
 
+@pytest.mark.exact("SORA-STEP-6")
 @pytest.mark.parametrize("part", ["norms", "biases"])
 def test_norms_and_biases_are_trained_where_asked_for_and_never_decayed(keys: Keys, tmp_path: Path, part: str) -> None:
     chosen: dict[str, Any] = {f"adapter__{part}": True}
@@ -349,6 +353,7 @@ def test_float64_is_trained_in_float64(keys: Keys, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.exact("SORA-NULL-1")
 @pytest.mark.parametrize("g0", [0.0, 0.15, 0.25, "normal"])
 def test_without_a_data_gradient_gates_shrink_by_the_threshold_alone_as_the_null_model_says(
     keys: Keys, tmp_path: Path, g0: Any
@@ -371,6 +376,7 @@ def test_without_a_data_gradient_gates_shrink_by_the_threshold_alone_as_the_null
         assert summary["counts"]["kept"] == null["kept"] == (MODULES * RANK if g0 > 0.2 else 0)
 
 
+@pytest.mark.exact("SORA-NULL-1")
 def test_the_data_decide_who_survives_and_zeroing_their_gradient_changes_the_survivors(
     keys: Keys, tmp_path: Path
 ) -> None:
@@ -411,6 +417,7 @@ def test_every_gate_rule_trains_with_every_optimiser_and_thresholds_some_gates(
     assert (summary["null"] is None) == rule.startswith("adamw-metric")
 
 
+@pytest.mark.exact("SORA-SCHED-2")
 def test_released_schedule_wastes_its_first_step_but_for_the_threshold(keys: Keys, tmp_path: Path) -> None:
     """One step at lr 0: only the gates move, by T alone, and what AdamW's decay would take is lr times it: nothing."""
     changes: dict[str, Any] = {
@@ -426,6 +433,7 @@ def test_released_schedule_wastes_its_first_step_but_for_the_threshold(keys: Key
     assert {name.rpartition(".")[2] for name in moved(tmp_path / "run", keys, **changes)} == {"sora_g"}
 
 
+@pytest.mark.measured("SORA-STEP-5")
 def test_gates_may_have_a_learning_rate_of_their_own(keys: Keys, tmp_path: Path) -> None:
     run_once(tmp_path / "run", keys, gate__lr=0.5, train__epochs=1)
     for record in records(tmp_path / "run", "train"):

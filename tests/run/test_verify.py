@@ -32,6 +32,7 @@ def encoded(loaded: Loaded) -> Encoded:
     return encode(read_task(loaded.setup.config).splits["test"], loaded.setup.tokenizer, loaded.setup.model.bert)
 
 
+@pytest.mark.bounded("SORA-BOUND-2", "SORA-PRUNE-2", "SORA-PRUNE-4")
 def test_every_module_is_inside_its_bound_and_somewhere_rounding_shows(loaded: Loaded, encoded: Encoded) -> None:
     rows = module_agreement(loaded.setup, loaded.params, encoded)
     adapters = loaded.setup.adapters(loaded.params)
@@ -59,6 +60,7 @@ def inputs_of(loaded: Loaded, encoded: Encoded) -> Any:
     return dict(cache.bert.layers[1].linear.values())[MODULE].x
 
 
+@pytest.mark.bounded("SORA-BOUND-2")
 @pytest.mark.parametrize("form", ["pruned", "merged"])
 @pytest.mark.parametrize("factor", [3.0, 100.0])
 def test_error_of_three_bounds_in_one_output_of_one_module_is_reported(
@@ -103,6 +105,7 @@ def test_error_of_three_bounds_in_one_output_of_one_module_is_reported(
     assert max(others) <= 1
 
 
+@pytest.mark.bounded("SORA-LINEAR-2")
 def test_scale_computed_anew_from_the_pruned_rank_is_far_outside_the_bound(loaded: Loaded, encoded: Encoded) -> None:
     """What a wrong pruning does: α/r of the rank that is left."""
     setup = loaded.setup
@@ -122,6 +125,7 @@ def test_scale_computed_anew_from_the_pruned_rank_is_far_outside_the_bound(loade
         assert (row.worst_pruned > 1000) == (0 < row.kept < row.r)
 
 
+@pytest.mark.measured("SORA-PRUNE-2", "SORA-PRUNE-4")
 def test_whole_model_is_as_near_to_itself_pruned_and_merged_as_to_float64(loaded: Loaded, encoded: Encoded) -> None:
     found = model_agreement(loaded.setup, loaded.params, encoded)
     for a, b, c in (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,13 +48,16 @@ def clauses(text: str | None = None) -> dict[str, Clause]:
 
 
 def functions() -> dict[str, list[str]]:
-    """By clause, what cites it in a docstring: `linear.sora_linear_forward`, or the module itself."""
+    """By clause, the functions and classes whose docstrings cite it: `linear.sora_linear_forward`.
+
+    The specification's own first, then those of the models; what a module as a whole says counts for nothing.
+    """
     found: dict[str, list[str]] = {}
-    for path in sorted((ROOT / "sora_ref").glob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for name, node in _documented(tree, path.stem):
-            for clause in dict.fromkeys(ID.findall(ast.get_docstring(node) or "")):
-                found.setdefault(clause, []).append(name)
+    for folder, prefix in (("sora_ref", ""), ("models", "models.")):
+        for path in sorted((ROOT / folder).glob("*.py")):
+            for name, node in _documented(ast.parse(path.read_text(encoding="utf-8")), prefix + path.stem):
+                for clause in dict.fromkeys(ID.findall(ast.get_docstring(node) or "")):
+                    found.setdefault(clause, []).append(name)
     return found
 
 
@@ -76,28 +79,61 @@ def tests_of(clause: str, given: Sequence[Evidence]) -> dict[str, list[str]]:
     return {strength: tests for strength, tests in found.items() if tests}
 
 
+def lacks(clause: Clause, cited: Mapping[str, Sequence[str]], given: Sequence[Evidence]) -> list[str]:
+    """What this clause has not got: of its statement, its source, a function that cites it, a test that is marked."""
+    parts = {
+        "statement": clause.statement,
+        "source": clause.source,
+        "function": cited.get(clause.id),
+        "test": tests_of(clause.id, given),
+    }
+    return [name for name, part in parts.items() if not part]
+
+
+def unknown(text: str, known: Container[str]) -> list[str]:
+    """The ids cited in a text that are no clause."""
+    return [clause for clause in dict.fromkeys(ID.findall(text)) if clause not in known]
+
+
+def counts() -> dict[str, int]:
+    """How many test functions carry each mark, with a clause or without; strongest first."""
+    marked = evidence()
+    return {strength: sum(strength in test.strengths for test in marked) for strength in STRENGTHS}
+
+
 def table() -> str:
-    """The traceability table, in Markdown."""
+    """The traceability table in Markdown: a row a clause, its strongest evidence, and how many tests there are."""
     cited, marked = functions(), evidence()
-    lines = ["| clause | source | functions | evidence |", "|---|---|---|---|"]
+    lines = ["| clause | source | functions | strongest | tests |", "|---|---|---|---|---|"]
     for clause in clauses().values():
         names = ", ".join(f"`{name}`" for name in cited.get(clause.id, ()))
-        proofs = "; ".join(f"**{s}** {_listed(tests)}" for s, tests in tests_of(clause.id, marked).items())
-        lines.append(f"| {clause.id} | {clause.source} | {names} | {proofs} |")
+        found = tests_of(clause.id, marked)
+        numbers = ", ".join(f"{len(tests)} {strength}" for strength, tests in found.items())
+        cells = (clause.id, clause.source.removesuffix("."), names, next(iter(found), "none"), numbers)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def listing() -> str:
+    """Behind the table: of each clause the laws that are tested, by strength and file, in Markdown."""
+    marked, lines = evidence(), []
+    for clause in clauses():
+        lines.append(f"- {clause}")
+        for strength, tests in tests_of(clause, marked).items():
+            lines.append(f"  - **{strength}** {_listed(tests)}")
     return "\n".join(lines)
 
 
 def _listed(tests: Sequence[str]) -> str:
-    """Test names by file: `test_prox`: law, law."""
+    """Tests as the laws they are named after, by file: `tests/test_prox.py`: law, law."""
     by_file: dict[str, list[str]] = {}
     for test in tests:
         file, _, name = test.partition("::")
-        by_file.setdefault(Path(file).stem, []).append(name.removeprefix("test_").replace("_", " "))
+        by_file.setdefault(file, []).append(name.removeprefix("test_").replace("_", " "))
     return "; ".join(f"`{file}`: {', '.join(names)}" for file, names in by_file.items())
 
 
-def _documented(tree: ast.Module, module: str) -> Iterator[tuple[str, ast.Module | ast.ClassDef | ast.FunctionDef]]:
-    yield module, tree
+def _documented(tree: ast.Module, module: str) -> Iterator[tuple[str, ast.ClassDef | ast.FunctionDef]]:
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             yield f"{module}.{node.name}", node

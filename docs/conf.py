@@ -1,0 +1,83 @@
+"""Sphinx's configuration: every code cell runs when the book is built; one that fails or warns fails the build."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from docutils import nodes
+from math_core import LatexToMathML
+from sphinx.application import Sphinx
+from sphinx.writers.html5 import HTML5Translator
+
+import sora_ref
+
+project = "sora_ref"
+author = "the sora_ref authors"
+version = sora_ref.SPEC_VERSION
+release = sora_ref.__version__
+
+extensions = ["myst_nb"]
+exclude_patterns = ["examples"]
+smartquotes = False
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_title = f"sora_ref: the specification, version {version}"
+html_static_path = ["_static"]
+html_css_files = ["book.css"]
+html_math_renderer = "mathml"
+html_copy_source = False
+html_show_copyright = False
+
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_merge_streams = True
+nb_output_stderr = "warn"
+nb_render_markdown_format = "myst"
+
+# What the cells' kernels see: the tests' support, and the python3 kernel of this very environment.
+SUPPORT = str(Path(__file__).resolve().parents[1] / "tests" / "support")
+os.environ["PYTHONPATH"] = os.pathsep.join([SUPPORT, *filter(None, [os.environ.get("PYTHONPATH")])])
+os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+
+CLAUSE = re.compile(r"\bSORA-[A-Z]+-\d+\b")
+MATHML = LatexToMathML()
+
+
+def formula(translator: HTML5Translator, node: nodes.math | nodes.math_block) -> None:
+    """Write LaTeX as MathML, which browsers show by themselves: no script, no network; LaTeX that is wrong raises."""
+    translator.body.append(
+        MATHML.convert_with_local_state(node.astext(), displaystyle=isinstance(node, nodes.math_block))
+    )
+    raise nodes.SkipNode
+
+
+def link_clauses(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Make every clause's id in bold, which begins it in spec.md, a target, and every other mention a link to it."""
+    for text in list(doctree.findall(nodes.Text)):
+        if isinstance(text.parent, nodes.strong):
+            text.parent["ids"] += [clause.lower() for clause in CLAUSE.findall(text.astext()) if docname == "spec"]
+        elif not isinstance(text.parent, nodes.literal | nodes.literal_block | nodes.reference | nodes.title):
+            text.parent.replace(text, list(linked(text.astext())))
+
+
+def linked(text: str) -> Iterator[nodes.Node]:
+    """The text in pieces, each clause's id a reference."""
+    end = 0
+    for found in CLAUSE.finditer(text):
+        yield nodes.Text(text[end : found.start()])
+        yield nodes.reference("", found[0], refuri=f"spec.html#{found[0].lower()}", classes=["clause"])
+        end = found.end()
+    yield nodes.Text(text[end:])
+
+
+def setup(app: Sphinx) -> None:
+    """Register the two."""
+    app.add_html_math_renderer("mathml", (formula, None), (formula, None))
+    app.connect("doctree-resolved", link_clauses)
