@@ -28,7 +28,7 @@ lint: .venv/lint  ## Check style and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-oracles: .venv/oracles  ## Compare live with PyTorch, transformers and PEFT (installs them).
+oracles: .venv/oracles  ## Compare live with PyTorch, JAX, transformers, PEFT, scikit-learn, PyProximal and SciPy (installs them).
 	$(BIN)/python -m pytest tests/oracles
 
 vectors: .venv/oracles  ## Regenerate the golden vectors in tests/vectors.
