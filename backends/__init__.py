@@ -70,12 +70,19 @@ def get(name: str) -> Backend:
 
 
 def of(*arrays: Array) -> Backend:
-    """The backend whose arrays these are, object arrays being exact; TypeError for an unknown or mixed namespace."""
+    """The backend whose arrays these are, object arrays being exact; TypeError for an unknown or mixed namespace.
+
+    Masks and indices go with object arrays; an array of floats beside one is a mixture.
+    """
     namespace = array_namespace(*arrays).__name__
     if namespace not in _NAMESPACES:
         raise TypeError(f"no backend for arrays of {namespace}: expected one of {', '.join(_NAMESPACES)}")
-    rational = namespace == "array_api_compat.numpy" and any(x.dtype == object for x in arrays)
-    return get("exact" if rational else _NAMESPACES[namespace])
+    if namespace != "array_api_compat.numpy" or all(x.dtype != object for x in arrays):
+        return get(_NAMESPACES[namespace])
+    for x in arrays:
+        if x.dtype.kind not in "Obiu":
+            raise TypeError(f"an array of {x.dtype} beside one of objects: expected rationals, masks or indices")
+    return get("exact")
 
 
 class FloatInfo(NamedTuple):

@@ -8,7 +8,7 @@ arrays with the int 0, and an int over an int is a float: so 0/2 among rationals
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from numbers import Number
 from typing import Any
@@ -49,20 +49,30 @@ for _name in (*_ARITHMETIC, *(f"r{_name}" for _name in _ARITHMETIC), "neg", "pos
 
 
 def _from_host(x: np.ndarray) -> Array:
-    """Every finite number is a rational; booleans and integers, which are masks and indices, stay as they are."""
+    """Every finite float of a float array is a rational; masks and indices stay as they are.
+
+    Among objects a float is refused: it is no rational that was meant, but one that strayed.
+    """
     if x.dtype.kind in "bi":
         return x
+    values = x.ravel().tolist()
+    if x.dtype.kind == "O":
+        _require_rational(values)
     exact = np.empty(x.shape, object)
-    exact.ravel()[:] = [Rational(value) for value in x.ravel().tolist()]
+    exact.ravel()[:] = [Rational(value) for value in values]
     return exact
 
 
 def _to_host(x: Array) -> np.ndarray:
     values: np.ndarray = np.asarray(x)  # NumPy gives a sum of objects, which is 0-d, as the object itself
-    for value in values.ravel().tolist():
+    _require_rational(values.ravel().tolist())
+    return values
+
+
+def _require_rational(values: Iterable[Any]) -> None:
+    for value in values:
         if not isinstance(value, int | Fraction):
             raise TypeError(f"{value!r} crept into an exact array: expected rational numbers")
-    return values
 
 
 def _no_erf(x: Array) -> Array:

@@ -2,24 +2,28 @@
 
 Every entry of every result here is a sum of products of the arguments' entries, such as s·B_oi·g_i·A_ik·x_k.  On its
 way into the result a product meets one relative error of at most u for every addition and multiplication, and one more
-for every number that is rounded before it is used.  If K is the sum of all those on the longest way, then, whatever
-the association of (s, g, A, B) and the order of the sums,
+for every number that is rounded before it is used.  If K is the sum of all those on the longest way, then
 
-    |ŷ − y| ≤ K/(1 − K)·S + ω·S₁            K = N·u for N roundings in one dtype: γ_N
+    |ŷ − y| ≤ K/(1 − K)·S + (1 + K/(1 − K))·Ω         K = N·u for N roundings in one dtype: γ_N
 
-with S the same sum of the magnitudes (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., §3.1).  The
-second term is underflow: what one operation loses, the factors that follow can at most scale, so S₁ is S with every
-magnitude raised to at least 1 (§2.1).  In a low `Precision` every matrix product also rounds its two inputs.
+with S the same sum of the magnitudes (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., §3.1).  Covered
+is every evaluation by matrix products, that is, one that sums over one index at a time: in any association of (s, g, A,
+B), each sum in any order, and also begun with what another path has given (GEMM's β = 1).
 
-    y   N = in + r + 5        products, s, and the sums over in, over r, with W0's part, with b
-    dB  N = in + n + 3        n is the number of rows of x
-    dA  N = out + n + 3
+    y   N = 2·in + r + 4      the sum over in, over r, over the frozen path's in; four products; s; b
+    dx  N = 2·out + r + 3
+    dA  N = out + n + 3       n is the number of rows of x
+    dB  N = in + n + 3
     dg  N = in + out + n + 2
-    dx  N = out + r + 4
     W   N = r + 4             the merged weight; |W0| itself meets one rounding, the last
+    dW0 N = n, db N = n − 1
 
-Dropout adds three: 1 − p, its rounding to the dtype, the quotient.  Bounds are evaluated in float64 and inflated by
-1 + 2⁻²⁰, which covers that evaluation for any N below 2³².
+Dropout adds three: 1 − p, its rounding to the dtype, the quotient.  (One sum over in and r together, such as a flat
+einsum makes, is a longer way than any of these, and not covered.)
+
+Ω is what underflow may take.  It is carried along beside the magnitudes, product by product (`_Underflow`), in every
+association; only in low precision, where inputs underflow, is it ever large.  Bounds are evaluated in float64 and
+inflated by 1 + 2⁻²⁰, which covers that evaluation for any N below 2³².
 """
 
 from __future__ import annotations
@@ -27,14 +31,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, device
 
 from sora_ref import backends
 from sora_ref.backends import Array
 from sora_ref.checks import require
-from sora_ref.linear import LinearGrads, SoRA, sora_linear_backward, sora_linear_forward
+from sora_ref.linear import LinearCache, LinearGrads, SoRA, sora_linear_backward, sora_linear_forward
+from sora_ref.prune import delta
 
 _INFLATION = 1 + 2.0**-20
 
@@ -43,10 +48,10 @@ _INFLATION = 1 + 2.0**-20
 class Precision:
     """An arithmetic: what one operation, one matrix product's input and one stored result may lose (SORA-BOUND-5).
 
-    unit, spacing:         of every operation: relative error u, and absolute error ω = spacing/2 where it underflows.
-    unit_in, spacing_in:   of rounding an input of a matrix product; 0 where inputs are used as they are.
-    unit_out, spacing_out: of rounding a result to be stored, beyond that of its last operation; 0 where it is none.
-    largest:               the largest number that can be an operand or a result.
+    unit, spacing, largest:          of every operation: relative error u, absolute error ω = spacing/2 where it
+                                     underflows, and the largest number that can be its result.
+    unit_in, spacing_in, largest_in: of rounding an input of a matrix product; 0, 0 and ∞ where inputs stay as they are.
+    unit_out, spacing_out:           of rounding a result to be stored, beyond that of its last operation.
 
     The spacing is that of the subnormal numbers (ω itself is no float64); twice the smallest normal number where
     results that underflow are flushed to zero.
@@ -58,6 +63,7 @@ class Precision:
     largest: float
     unit_in: float = 0.0
     spacing_in: float = 0.0
+    largest_in: float = math.inf
     unit_out: float = 0.0
     spacing_out: float = 0.0
 
@@ -79,46 +85,27 @@ def precision_of(x: Array) -> Precision:
 _MATRIX_UNIT = Precision("float32 accumulation", unit=2.0**-22, spacing=2.0**-125, largest=(2 - 2.0**-23) * 2.0**127)
 TF32 = dataclasses.replace(_MATRIX_UNIT, name="tf32", unit_in=2.0**-11, spacing_in=2.0**-125)
 BF16 = dataclasses.replace(_MATRIX_UNIT, name="bf16", unit_in=2.0**-8, spacing_in=2.0**-125)
-FP16 = dataclasses.replace(_MATRIX_UNIT, name="fp16", unit_in=2.0**-11, spacing_in=2.0**-24, largest=65504.0)
+FP16 = dataclasses.replace(_MATRIX_UNIT, name="fp16", unit_in=2.0**-11, spacing_in=2.0**-24, largest_in=65504.0)
 
 
 def gamma(n: int, u: float) -> float:
     """γ_n = n·u/(1 − n·u); SoRAError where n·u ≥ 1 and no bound holds (SORA-BOUND-1)."""
-    require(n * u < 1, f"{n} roundings of unit roundoff {u}: expected n*u < 1, beyond which no bound holds")
+    require(n * u < 1, f"relative errors add up to {n * u}: expected less than 1, beyond which no bound holds")
     return n * u / (1 - n * u)
 
 
-@dataclass(frozen=True)
-class _Path:
-    """The longest way of a product into a result: its roundings N, multiplications, matrix products, stored results."""
+class _Path(NamedTuple):
+    """The longest way of a product into a result: its roundings N, matrix products, stored intermediate results."""
 
     roundings: int
-    multiplications: int
     products: int
     stored: int
 
-    def dropping(self, keep: Array | None) -> _Path:
-        """This way through inverted dropout: 1 − p, that number in the dtype, and the quotient, which may underflow."""
-        if keep is None:
-            return self
-        return dataclasses.replace(self, roundings=self.roundings + 3, multiplications=self.multiplications + 1)
-
-    def relative(self, precision: Precision) -> float:
-        """K/(1 − K), K the sum of all relative errors on the way; γ_N where nothing but operations rounds."""
-        K = self.roundings * precision.unit
-        K += 2 * self.products * precision.unit_in + self.stored * precision.unit_out
-        require(
-            K < 1, f"relative errors in {precision.name} add up to {K}: expected less than 1, no bound holds beyond"
-        )
-        return K / (1 - K)
-
-    def absolute(self, precision: Precision) -> float:
-        """What underflow may cost: ω for each multiplication and for rounding s, and those of inputs and results.
-
-        Halves are rounded up, and up from an even number too: near its own smallest numbers float64 rounds the bound.
-        """
-        own = ((self.multiplications + 1) // 2 + 1) * precision.spacing
-        return own + self.products * precision.spacing_in + (self.stored // 2 + 1) * precision.spacing_out
+    def relative(self, precision: Precision, *, dropout: bool = False) -> float:
+        """K/(1 − K), K the sum of all relative errors on the way: γ_N where nothing but operations rounds."""
+        roundings, stored = self.roundings + 3 * dropout, self.stored + 2 * dropout
+        K = roundings * precision.unit + 2 * self.products * precision.unit_in + stored * precision.unit_out
+        return gamma(1, K)
 
 
 def linear_bound(
@@ -135,13 +122,19 @@ def linear_bound(
 
     Holds for the unpruned, pruned, absorbed and merged forms alike, so two of them differ by at most twice this.
     precision: that of the computation; that of the arguments' dtype where none is given.
-    Raises SoRAError where some partial product may overflow, for then no bound holds.
+    p:         taken to be exactly this number, and 1 − p to be formed in float64.
+    Raises SoRAError where an intermediate number may overflow or is NaN, for then no bound holds.
     """
     precision = precision or precision_of(x)
-    rank = adapter.rank if adapter is not None else 0
-    path = _Path(W0.shape[1] + rank + 5, 4, 2, 6).dropping(keep)
-    S, S1 = (_forward(x, W0, b, adapter, keep, p, least)[0] for least in (0.0, 1.0))
-    return _evaluated(path, S, S1, precision)
+    S, sizes = _magnitudes(x, W0, b, adapter, keep, p)
+    dropout = _drops(keep, p, precision)
+    relative = _Path(2 * W0.shape[1] + _rank(adapter) + 4, 2, 6).relative(precision, dropout=dropout)
+    carry = _Underflow(precision, relative, adapter)
+    lost = carry.chain(sizes.x, sizes.W0.T)
+    if sizes.adapter is not None:
+        A, _, B, _ = sizes.adapter
+        lost += carry.chain(sizes.h, _gated(A, sizes.adapter).T, B.T)
+    return carry.bound(S, array_namespace(S).reshape(lost, S.shape))
 
 
 def linear_backward_bound(
@@ -157,91 +150,158 @@ def linear_backward_bound(
     """Largest distance of each gradient of `sora_linear_backward` from the exact one, float64 (SORA-BOUND-4).
 
     For dy, x, W0, adapter, keep and p exact as they are given; every gradient is bounded, those of W0 and b included.
-    precision and errors as in `linear_bound`.
+    precision, p and errors as in `linear_bound`.
     """
     precision = precision or precision_of(x)
     out, in_ = W0.shape
-    n, rank = math.prod(x.shape[:-1]), adapter.rank if adapter is not None else 0
-    paths = (
-        _Path(out + rank + 4, 4, 2, 5).dropping(keep),  # dx
-        _Path(out + n + 3, 4, 2, 4).dropping(keep),  # dA
-        _Path(in_ + out + n + 2, 4, 3, 5).dropping(keep),  # dg
-        _Path(in_ + n + 3, 4, 2, 4).dropping(keep),  # dB
-        _Path(n, 1, 1, 1),  # dW0
-        _Path(n, 0, 0, 1),  # db
+    n, r, dropout = math.prod(x.shape[:-1]), _rank(adapter), _drops(keep, p, precision)
+    _, sizes = _magnitudes(x, W0, None, adapter, keep, p)
+    S = sora_linear_backward(_size(dy), sizes, dW0=True, db=True)
+    D = array_namespace(x).reshape(_size(dy), (n, out))
+
+    def carrying(path: _Path, *, branch: bool = True) -> _Underflow:
+        """The bookkeeper of one gradient."""
+        return _Underflow(precision, path.relative(precision, dropout=dropout and branch), adapter)
+
+    of_x, of_A = carrying(_Path(2 * out + r + 3, 2, 5)), carrying(_Path(out + n + 3, 2, 4))
+    of_g, of_B = carrying(_Path(in_ + out + n + 2, 3, 5)), carrying(_Path(in_ + n + 3, 2, 4))
+    lost = of_x.chain(D, sizes.W0)
+    dA = dg = dB = None
+    if sizes.adapter is not None:
+        A, _, B, s = sizes.adapter
+        gA, gB = _gated(A, sizes.adapter), _gated(B.T, sizes.adapter)  # (r, in), (r, out)
+        through = of_x.chain(D, B, gA)
+        lost += through / (1 - p) if dropout else through
+        dA = of_A.bound(S.dA, of_A.chain(gB, D.T, sizes.h))
+        dg = of_g.bound(S.dg, _diagonal(of_g.chain(B.T, D.T, sizes.h, max(s, 1.0) * A.T)))
+        dB = of_B.bound(S.dB, of_B.chain(D.T, sizes.h, gA.T))
+    of_W0, of_b = (carrying(path, branch=False) for path in (_Path(n, 1, 1), _Path(max(n - 1, 0), 0, 1)))
+    return LinearGrads(
+        dx=of_x.bound(S.dx, array_namespace(x).reshape(lost, x.shape)),
+        dA=dA,
+        dg=dg,
+        dB=dB,
+        dW0=of_W0.bound(S.dW0, of_W0.chain(D.T, sizes.x)),
+        db=of_b.bound(S.db, n * precision.spacing),
     )
-    S, S1 = (_backward(dy, x, W0, adapter, keep, p, least) for least in (0.0, 1.0))
-    of_each = zip(paths, S, S1, strict=True)
-    return LinearGrads(*(None if s is None else _evaluated(path, s, s1, precision) for path, s, s1 in of_each))
 
 
 def merge_bound(W0: Array, adapter: SoRA, *, precision: Precision | None = None) -> Array:
     """Largest |Ŵ − (W0 + ΔW)| of `merge`, for any association of ΔW; (out, in), float64 (SORA-BOUND-6)."""
     precision = precision or precision_of(W0)
-    path = _Path(adapter.rank + 4, 3, 1, 4)
-    size = _size(W0, 0.0)
-    change, change1 = (_change(adapter, least) for least in (0.0, 1.0))
-    kept = (precision.unit + precision.unit_out) * size
-    return kept * _INFLATION + _evaluated(path, change, size + change1, precision)
+    last = precision.unit + precision.unit_out + precision.unit * precision.unit_out
+    return _INFLATION * last * _size(W0) + _change(adapter, precision)[1]
 
 
 def unmerge_bound(W0: Array, adapter: SoRA) -> Array:
     """Largest |(W0 ⊕ ΔW) ⊖ ΔW − W0| of an unmerge that kept no W0; (out, in), float64 (SORA-BOUND-3).
 
     Both ΔW are computed alike and cancel, so only the two additions round: u(|W0| + |ΔW|) and u(|W0| + 2|ΔW|) at most,
-    to first order; the computed |ΔW| is bounded from its factors, underflow included.  Additions do not underflow.
+    to first order; ΔW is the computed one, which is bounded from its factors.  Additions do not underflow.
     """
     precision = precision_of(W0)
-    u, size = precision.unit, _size(W0, 0.0)
-    path = _Path(adapter.rank + 4, 3, 1, 4)
-    C, C1 = (_change(adapter, least) for least in (0.0, 1.0))
-    change = C + _evaluated(path, C, size + C1, precision)
-    return (1 + u) ** 2 * u * (2 * size + 3 * change) * _INFLATION
+    exact, error = _change(adapter, precision)
+    return _INFLATION * (1 + precision.unit) ** 2 * precision.unit * (2 * _size(W0) + 3 * (exact + error))
 
 
-def _forward(
-    x: Array, W0: Array, b: Array | None, adapter: SoRA | None, keep: Array | None, p: Any, least: float
-) -> tuple[Array, Any]:
-    """The forward of the magnitudes, each raised to at least `least`."""
-    bias = None if b is None else _size(b, least)
-    return sora_linear_forward(_size(x, least), _size(W0, least), bias, _sized(adapter, least), keep=keep, p=p)
+class _Underflow:
+    """What underflow may take from matrix products, carried along beside their magnitudes: a running error analysis.
+
+    Every operand loses what rounding it loses, and what multiplying it by a gate, by s and by 1/(1 − p) does, all
+    scaled by the gates and s that may still follow; a sum of n products loses n·spacing, flushed additions and
+    float64's own underflow included.
+    """
+
+    def __init__(self, precision: Precision, relative: float, adapter: SoRA | None) -> None:
+        self.precision, self.relative = precision, relative
+        self.operand = precision.spacing_in + precision.spacing_out + 4 * precision.spacing
+        if adapter is not None and _rank(adapter):
+            self.operand = (
+                max(abs(adapter.s), 1.0) * self.operand * array_namespace(adapter.g).max(_size(adapter.g, 1.0))
+            )
+
+    def chain(self, *sizes: Array) -> Array:
+        """What a product of these magnitudes loses at most, in whatever association, as an array of its shape."""
+        return self._chain(sizes)[1]
+
+    def bound(self, S: Array, lost: Any) -> Array:
+        """K/(1 − K)·S + (1 + K/(1 − K))·Ω, inflated; `lost` and the last operations of the result make Ω."""
+        self._require_held(S, self.precision.largest)
+        return _INFLATION * (self.relative * S + (1 + self.relative) * (lost + self.operand))
+
+    def _chain(self, sizes: tuple[Array, ...]) -> tuple[Array, Array]:
+        if len(sizes) == 1:
+            return sizes[0], array_namespace(sizes[0]).zeros_like(sizes[0])
+        ways = [self._product(self._chain(sizes[:k]), self._chain(sizes[k:])) for k in range(1, len(sizes))]
+        size, lost = ways[0]
+        for _, other in ways[1:]:
+            lost = array_namespace(lost).maximum(lost, other)
+        return size, lost
+
+    def _product(self, left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
+        P, dP = left[0], left[1] + self.operand
+        Q, dQ = right[0], right[1] + self.operand
+        for operand in (P + dP, Q + dQ):
+            self._require_held(operand, min(self.precision.largest_in, self.precision.largest))
+        lost = dP @ Q + P @ dQ + dP @ dQ + 2 * P.shape[-1] * self.precision.spacing
+        size = P @ Q
+        self._require_held(size + lost, self.precision.largest)
+        return size, lost
+
+    def _require_held(self, size: Array, largest: float) -> None:
+        held = backends.to_host(array_namespace(size).all((1 + self.relative) * size <= largest))
+        require(bool(held), _overflow(self.precision))
 
 
-def _backward(
-    dy: Array, x: Array, W0: Array, adapter: SoRA | None, keep: Array | None, p: Any, least: float
-) -> LinearGrads:
-    """The backward of the magnitudes, each raised to at least `least`."""
-    _, cache = _forward(x, W0, None, adapter, keep, p, least)
-    return sora_linear_backward(_size(dy, least), cache, dW0=True, db=True)
+def _change(adapter: SoRA, precision: Precision) -> tuple[Array, Array]:
+    """|s|·(|B| ⊙ |g|)|A|, the magnitudes of ΔW's products, and how far the computed ΔW may be from the exact one.
+
+    Its last addition, that of W0, is counted.
+    """
+    sizes = _sized(adapter)
+    carry = _Underflow(precision, _Path(adapter.rank + 4, 1, 4).relative(precision), adapter)
+    size = delta(sizes)
+    return size, carry.bound(size, carry.chain(sizes.B, _gated(sizes.A, sizes)))
 
 
-def _change(adapter: SoRA, least: float) -> Array:
-    """|s|·(|B| ⊙ |g|)|A|, every magnitude raised to at least `least`."""
-    A, g, B, s = _raised(adapter, least)
-    return (s * (B * g)) @ A
+def _magnitudes(
+    x: Array, W0: Array, b: Array | None, adapter: SoRA | None, keep: Array | None, p: Any
+) -> tuple[Array, LinearCache]:
+    """The forward of the magnitudes: S of y, and the magnitudes as float64."""
+    bias = None if b is None else _size(b)
+    sized = None if adapter is None else _sized(adapter)
+    return sora_linear_forward(_size(x), _size(W0), bias, sized, keep=keep, p=p)
 
 
-def _sized(adapter: SoRA | None, least: float) -> SoRA | None:
-    return None if adapter is None else _raised(adapter, least)
+def _sized(adapter: SoRA) -> SoRA:
+    return SoRA(_size(adapter.A), _size(adapter.g), _size(adapter.B), abs(adapter.s))
 
 
-def _raised(adapter: SoRA, least: float) -> SoRA:
-    A, g, B = (_size(part, least) for part in (adapter.A, adapter.g, adapter.B))
-    return SoRA(A, g, B, max(abs(adapter.s), least))
+def _drops(keep: Array | None, p: Any, precision: Precision) -> bool:
+    """Whether there is dropout; its factor 1/(1 − p) has to be a number of the precision."""
+    require(keep is None or precision.largest * (1 - p) >= 1, _overflow(precision))
+    return keep is not None
 
 
-def _size(t: Array, least: float) -> Array:
+def _overflow(precision: Precision) -> str:
+    return f"an intermediate number may overflow {precision.name}, or is NaN: expected smaller magnitudes"
+
+
+def _gated(M: Array, sizes: SoRA) -> Array:
+    """The rows of M (r, ·) with s and the gates, each raised to at least 1, for either may stand elsewhere."""
+    return array_namespace(M).expand_dims(max(sizes.s, 1.0) * _size(sizes.g, 1.0), axis=1) * M
+
+
+def _diagonal(square: Array) -> Array:
+    xp = array_namespace(square)
+    return xp.sum(square * xp.eye(square.shape[0], dtype=square.dtype, device=device(square)), axis=1)
+
+
+def _size(t: Array, least: float = 0.0) -> Array:
+    """|t| in float64, raised to at least `least`."""
     xp = array_namespace(t)
     return xp.maximum(xp.abs(xp.astype(t, xp.float64)), least)
 
 
-def _evaluated(path: _Path, S: Array, S1: Array, precision: Precision) -> Array:
-    """The bound, inflated.  S₁ also bounds every intermediate number, which the precision has to hold."""
-    xp = array_namespace(S)
-    relative = path.relative(precision)
-    held = backends.to_host(xp.all((1 + relative) * S1 <= precision.largest))
-    require(
-        bool(held),
-        f"an intermediate number may overflow {precision.name}: expected smaller magnitudes for a bound to hold",
-    )
-    return (relative * S + (1 + relative) * path.absolute(precision) * S1) * _INFLATION
+def _rank(adapter: SoRA | None) -> int:
+    return 0 if adapter is None else adapter.rank

@@ -87,7 +87,7 @@ def kkt_distance(g: Array, grad: Array, lam: Any) -> Array:
     _check_threshold(lam, g)
     require_shape("gradient", grad, g.shape)
     require_one_dtype({"g": g, "gradient": grad})
-    xp = array_namespace(g, grad)
+    xp = array_namespace(g)
     if math.prod(g.shape) == 0:
         return xp.sum(g)
     open_gate = xp.abs(grad + lam * xp.sign(g))

@@ -15,7 +15,7 @@ from array_api_compat import array_namespace, device
 
 from sora_ref import backends
 from sora_ref.backends import Array
-from sora_ref.checks import require, require_one_dtype, require_shape
+from sora_ref.checks import require, require_one_dtype
 from sora_ref.errors import SoRAError
 from sora_ref.linear import SoRA, check_adapter
 
@@ -115,9 +115,7 @@ def merge(
     shares = backends.of(W0).shares_memory
     tied = [other for other, weight in (others or {}).items() if other != name and shares(W0, weight)]
     require(not tied, f"{name} shares its weight with {', '.join(tied)}: expected a weight of its own")
-    change = delta(adapter)
-    require_shape(f"{name}: delta", change, W0.shape)
-    return MergedLinear(W0 + change, adapter, W0 if keep_base else None)
+    return MergedLinear(W0 + delta(adapter), adapter, W0 if keep_base else None)
 
 
 def unmerge(merged: MergedLinear) -> Array:

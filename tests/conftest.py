@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, Phase, settings
-from strategies import Space
+from strategies import Space, exact
 from traceability import STRENGTHS
 
 from sora_ref.backends import get
@@ -19,7 +19,13 @@ settings.register_profile(
     "ci", derandomize=True, max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile(
-    "fast", derandomize=True, max_examples=5, deadline=None, database=None, phases=[Phase.generate]
+    "fast",
+    derandomize=True,
+    max_examples=5,
+    deadline=None,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
 )
 settings.register_profile("deep", max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
@@ -61,9 +67,7 @@ def _read_only(values: Any, dtype: str = "float64") -> npt.NDArray[Any]:
 
 
 def _rational(values: Any, dtype: str = "float64") -> npt.NDArray[Any]:
-    x: npt.NDArray[Any] = get("exact").from_host(
-        np.array(values, dtype=dtype if dtype in ("bool", "int64") else object)
-    )
+    x: npt.NDArray[Any] = np.array(values, dtype) if dtype in ("bool", "int64") else exact(values)
     x.flags.writeable = False
     return x
 

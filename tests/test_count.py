@@ -87,5 +87,12 @@ def test_counting_refuses_gates_that_are_not_finite_and_sizes_that_are_none(floa
     with pytest.raises(SoRAError, match=r"gates \[0\] are not finite"):
         module_ranks({"query": made(floats, 2, 2, [float("nan")])})
     for hidden, head in ((0, 0), (4, -1)):
-        with pytest.raises(SoRAError, match=r"expected hidden >= 1 and head >= 0"):
+        sentence = f"^hidden {hidden} and head {head}: expected hidden >= 1 and head >= 0$"
+        with pytest.raises(SoRAError, match=sentence):
             count_parameters({}, hidden=hidden, head=head)
+
+
+@pytest.mark.exact("SORA-COUNT-2")
+def test_smallest_sizes_count_nothing_without_adapters() -> None:
+    nothing = Counts(components=0, kept=0, total=0, retained=0, gates=0, with_gates=0, head=0, with_head=0, released=0)
+    assert count_parameters({}, hidden=1, head=0) == count_parameters({}, hidden=1) == nothing

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,11 +66,39 @@ def test_host_arrays_become_the_rationals_they_are() -> None:
             EXACT.from_host(np.array([bad]))
 
 
+@pytest.mark.parametrize("stray", [0.5, np.float64(0.5), np.float32(0.5), 0.5j, "1/2", None])
+def test_a_float_among_objects_does_not_become_a_rational(stray: object) -> None:
+    with pytest.raises(TypeError, match=re.escape(f"{stray!r} crept into an exact array")):
+        EXACT.from_host(np.array([Fraction(1, 3), 1, stray], object))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_float_arrays_of_every_width_become_rationals(dtype: type[np.floating[Any]]) -> None:
+    there = EXACT.from_host(np.array([0.1, -3.0], dtype))
+    assert there.tolist() == [Fraction(float(dtype(0.1))), -3]
+    assert {type(value) for value in there} == {Rational}
+
+
+@pytest.mark.parametrize("whole", [np.array([2, 0]), np.array([], np.int32), np.array([True, False]), np.int64(3)])
+def test_indices_counts_and_masks_come_back_to_the_host_as_they_are(whole: Any) -> None:
+    back = EXACT.to_host(whole)
+    assert (back.dtype, back.tolist()) == (whole.dtype, whole.tolist())
+
+
 def test_arrays_of_rationals_are_recognised_and_those_of_numpy_are_not() -> None:
     exact, plain = EXACT.from_host(np.ones(2)), np.ones(2)
     assert (of(exact).name, of(plain).name) == ("exact", "numpy")
+    assert of(exact, np.array([True, False]), np.array([0])).name == "exact"
     assert EXACT.shares_memory(exact, exact[:1])
     assert not EXACT.shares_memory(exact, exact.copy())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex128"])
+def test_rationals_beside_floats_are_of_no_backend(dtype: str) -> None:
+    exact, floats = EXACT.from_host(np.ones(2)), np.ones(2, dtype)
+    for mixture in ((exact, floats), (floats, exact), (exact, np.array([True]), floats)):
+        with pytest.raises(TypeError, match=f"an array of {dtype} beside one of objects"):
+            of(*mixture)
 
 
 def test_scatter_add_sums_duplicates_exactly() -> None:

@@ -73,6 +73,19 @@ def test_dropout_is_inverted_and_touches_the_branch_only(
     assert all_equal(xp.fractions(frozen), loop_forward(*case._replace(s=Fraction(0))))
 
 
+@pytest.mark.exact("SORA-LINEAR-1", "SORA-LINEAR-3")
+@given(st.data(), linear_cases())
+def test_mask_without_a_probability_is_not_scaled(floats: Space, data: st.DataObject, case: LinearCase) -> None:
+    """p = 0 is a float, so the exact space has no default."""
+    keep = data.draw(masks(case.x.shape))
+    given_x, W0, mask = floats.asarray(case.x), floats.asarray(case.W0), floats.asarray(keep, "bool")
+    adapter = floats.adapter(case.A, case.g, case.B, case.s)
+    y, cache = sora_linear_forward(given_x, W0, None, adapter, keep=mask)
+    assert all_equal(floats.fractions(y), loop_forward(*case._replace(b=None), keep=keep))
+    dx, named = (sora_linear_backward(y, kept).dx for kept in (cache, cache._replace(p=0.0)))
+    assert all_equal(floats.fractions(dx), floats.fractions(named))
+
+
 @pytest.mark.exact("SORA-LINEAR-3")
 @given(st.data(), linear_cases(), st.booleans(), dropouts)
 def test_gradients_are_exact_directional_derivatives(
@@ -246,6 +259,18 @@ def test_what_does_not_fit_is_refused_in_one_sentence(floats: Space, change: dic
     adapter = SoRA(a["A"], a["g"], a["B"], change.get("s", 1.0))
     with pytest.raises(SoRAError, match=sentence):
         sora_linear_forward(a["x"], a["W0"], a["b"], adapter, keep=a["keep"], p=change.get("p", 0.5))
+
+
+@pytest.mark.parametrize(("names", "odd"), [(names, odd) for names in (NAMES, NAMES[:3]) for odd in names])
+def test_mixed_dtypes_are_refused_by_the_name_and_dtype_of_each(
+    floats: Space, names: tuple[str, ...], odd: str
+) -> None:
+    dtypes = {name: "float32" if name == odd else "float64" for name in names}
+    a = {name: floats.asarray(np.ones(ONES[name]), dtype) for name, dtype in dtypes.items()}
+    adapter = SoRA(a["A"], a["g"], a["B"], 1.0) if "A" in names else None
+    listed = ", ".join(rf"{name} \S*{dtype}" for name, dtype in dtypes.items())
+    with pytest.raises(SoRAError, match=rf"^mixed dtypes \({listed}\): expected one dtype for all$"):
+        sora_linear_forward(a["x"], a["W0"], a["b"], adapter)
 
 
 def test_backward_refuses_a_dy_that_does_not_fit(floats: Space) -> None:

@@ -153,6 +153,21 @@ def test_decay_after_acts_on_the_stepped_value(floats: Space) -> None:
         assert abs(floats.to_numpy(new).item() - expected) <= 8 * 20 * 2.0**-53  # ≤ 20 roundings of numbers below 8
 
 
+@pytest.mark.exact("SORA-OPT-2")
+@pytest.mark.parametrize(("part", "chosen", "other"), [("decays", "before", "after"), ("eps_on", "corrected", "raw")])
+def test_adamw_decays_before_the_step_and_corrects_before_eps_unless_told_otherwise(
+    floats: Space, part: str, chosen: str, other: str
+) -> None:
+    theta, grad = floats.asarray([4.0]), floats.asarray([1.0])
+
+    def stepped(**change: Any) -> bytes:
+        rule = AdamW(eps=1.0, weight_decay=1.0, **change)
+        return floats.to_numpy(rule.update(theta, grad, zero_moments(theta), 1, 0.5)[0]).tobytes()
+
+    assert stepped() == stepped(**{part: chosen})
+    assert stepped() != stepped(**{part: other})
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -160,7 +175,6 @@ def test_decay_after_acts_on_the_stepped_value(floats: Space) -> None:
         ({"betas": (0.9, -0.1)}, r"betas are"),
         ({"eps": -1e-8}, r"eps is -1e-08: expected at least 0"),
         ({"eps": float("nan")}, r"eps is nan: expected a finite number"),
-        ({"weight_decay": -0.1}, r"weight_decay is -0\.1: expected at least 0"),
     ],
 )
 def test_adamw_refuses_settings_outside_its_range(change: dict[str, Any], sentence: str) -> None:
@@ -168,13 +182,23 @@ def test_adamw_refuses_settings_outside_its_range(change: dict[str, Any], senten
         AdamW(**change)
 
 
+@pytest.mark.parametrize("rule", [SGD, AdamW])
+def test_weight_decay_may_be_zero_and_no_less(rule: Any) -> None:
+    assert rule(weight_decay=0.0).weight_decay == 0
+    for decay, expected in ((-0.1, "at least 0"), (-5e-324, "at least 0"), (float("nan"), "a finite number")):
+        with pytest.raises(SoRAError, match=f"^weight_decay is {decay}: expected {expected}$"):
+            rule(weight_decay=decay)
+
+
 @pytest.mark.parametrize("rule", [SGD(), AdamW()])
 def test_update_refuses_what_does_not_fit(floats: Space, rule: Any) -> None:
     theta = floats.asarray([1.0, 2.0])
     start = zero_moments(theta)
+    others = r"m \S*float64, v \S*float64"
+    mixed = rf"^mixed dtypes \(parameter \S*float64, gradient \S*float32, {others}\): expected one dtype for all$"
     for grad, t, lr, sentence in (
         (floats.asarray([1.0]), 1, 0.1, r"gradient has shape \(1,\): expected \(2,\)"),
-        (floats.asarray([1.0, 2.0], "float32"), 1, 0.1, r"mixed dtypes \(parameter .*float64, gradient .*float32, "),
+        (floats.asarray([1.0, 2.0], "float32"), 1, 0.1, mixed),
         (theta, 0, 0.1, r"step t is 0: expected 1 or more"),
         (theta, 1, -0.1, r"learning rate is -0\.1: expected at least 0"),
         (theta, 1, float("nan"), r"learning rate is nan: expected a finite number"),

@@ -191,17 +191,22 @@ def test_released_map_is_hard_after_soft_bit_for_bit_off_its_isolated_points(sor
 
 
 def amount_is_rounded_once(sort: Any, once: bool) -> Term:
-    g, s, lam = array("g", sort), array("s", sort), number("lam", sort)
-    lr = symbolic.Number(z3.FPVal(0.1, F64))
+    """Or twice: λ in the gate's format, and then its product with η."""
+    g, s, lr, lam = array("g", sort), array("s", sort), number("lr", sort), number("lam", sort)
+    if not once:  # the place where z3 looks for its counterexample, in seconds: one rate, one gate at rest
+        lr = symbolic.Number(z3.FPVal(0.1, F64))
+        assume(both(g == 1, s == 0))
     new = gate_update(PAPER, g, s, Moments(None, None), 1, lr, lam)[0]
     amount = lr * lam if once else lr * (lam * (xp.zeros_like(g) + 1))
     return implies(new == new, identical(new, soft_threshold(g - lr * s, amount)))
 
 
 @pytest.mark.proved("SORA-GATE-2")
-def test_amount_is_formed_as_a_python_number_and_rounded_once() -> None:
-    prove(amount_is_rounded_once, F32, True)
-    refute(amount_is_rounded_once, F16, False)
+@pytest.mark.parametrize("sort", [F16, F32], ids=["f16", "f32"])
+def test_amount_of_the_paper_rule_is_formed_as_a_python_number_and_rounded_once(sort: Any) -> None:
+    """For every η, λ, gate and gradient; in float64 a Python number needs no rounding."""
+    prove(amount_is_rounded_once, sort, True)
+    refute(amount_is_rounded_once, sort, False)
 
 
 @pytest.mark.proved("SORA-PROX-1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from typing import Any
 
@@ -122,6 +123,18 @@ def test_threshold_that_overflows_the_dtype_is_refused(floats: Space, function: 
     with pytest.raises(SoRAError, match=r"threshold 1e\+39 overflows .*float32: expected at most"):
         function(floats.asarray([1.0], "float32"), 1e39)
     assert floats.to_numpy(function(floats.asarray([1.0]), 1e39))[0] == 0
+
+
+@pytest.mark.exact("SORA-PROX-1")
+@pytest.mark.parametrize("function", [soft_threshold, released_threshold])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_threshold_may_be_the_largest_number_of_the_dtype_and_no_more(floats: Space, function: Any, dtype: str) -> None:
+    x, largest = floats.asarray([1.0], dtype), float(np.finfo(dtype).max)
+    assert floats.to_numpy(function(x, largest)).tolist() == [0.0]
+    beyond = int(largest) + 1  # an integer, for float64 has none
+    limit = re.escape(str(largest))
+    with pytest.raises(SoRAError, match=rf"^threshold {beyond} overflows \S*{dtype}: expected at most {limit}$"):
+        function(x, beyond)
 
 
 def test_threshold_array_must_have_the_shape_of_x(floats: Space) -> None:
@@ -268,5 +281,6 @@ def test_kkt_distance_refuses_a_gradient_of_another_shape_or_dtype(floats: Space
     g = floats.asarray([1.0, 2.0])
     with pytest.raises(SoRAError, match=r"gradient has shape \(3,\): expected \(2,\)"):
         kkt_distance(g, floats.asarray([1.0, 2.0, 3.0]), 0.5)
-    with pytest.raises(SoRAError, match="mixed dtypes"):
+    sentence = r"^mixed dtypes \(g \S*float64, gradient \S*float32\): expected one dtype for all$"
+    with pytest.raises(SoRAError, match=sentence):
         kkt_distance(g, floats.asarray([1.0, 2.0], "float32"), 0.5)

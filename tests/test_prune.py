@@ -151,6 +151,8 @@ def test_second_merge_is_refused(xp: Space) -> None:
     W0, adapter = pair(xp)
     with pytest.raises(SoRAError, match=r"query is merged already: expected to be unmerged before"):
         merge(merge(W0, adapter), adapter, name="query")
+    with pytest.raises(SoRAError, match=r"^module is merged already"):
+        merge(merge(W0, adapter), adapter)
 
 
 @pytest.mark.exact("SORA-PRUNE-4")
@@ -168,6 +170,9 @@ def test_merge_of_a_tied_weight_is_refused(xp: Space) -> None:
     own = xp.asarray(np.ones((3, 2)))
     with pytest.raises(SoRAError, match=r"lm_head shares its weight with embeddings: expected a weight of its own"):
         merge(W0, adapter, name="lm_head", others={"own": own, "embeddings": W0})
+    both = r"^module shares its weight with embeddings, lm_head: expected a weight of its own$"
+    with pytest.raises(SoRAError, match=both):
+        merge(W0, adapter, others={"embeddings": W0, "own": own, "lm_head": W0})
     assert isinstance(merge(W0, adapter, name="lm_head", others={"lm_head": W0, "own": own}), MergedLinear)
 
 
@@ -185,7 +190,10 @@ def test_merge_of_a_weight_that_is_part_of_another_is_refused(view: Any) -> None
         (np.ones(3), r"q: W0 has 1 dimensions: expected 2"),
         (np.ones((3, 4)), r"A has shape \(1, 2\): expected \(1, 4\)"),
         (np.ones((2, 2)), r"B has shape \(3, 1\): expected \(2, 1\)"),
-        (np.ones((3, 2), np.float32), r"mixed dtypes \(W0 float32, A float64"),
+        (
+            np.ones((3, 2), np.float32),
+            r"^mixed dtypes \(W0 float32, A float64, g float64, B float64\): expected one dtype for all$",
+        ),
     ],
 )
 def test_merge_refuses_what_does_not_fit(W0: Any, sentence: str) -> None:
@@ -206,7 +214,9 @@ def test_unmerge_is_bitwise_from_a_kept_base_and_within_its_bound_without(floats
     adapter = floats.adapter(A, g, B, float(rng.standard_normal()), dtype)
     before = floats.to_numpy(W0)
     assert floats.to_numpy(unmerge(merge(W0, adapter))).tobytes() == before.tobytes()
-    restored = floats.to_numpy(unmerge(merge(W0, adapter, keep_base=False)))
+    lone = merge(W0, adapter, keep_base=False)
+    assert lone.W0 is None
+    restored = floats.to_numpy(unmerge(lone))
     bound = floats.to_numpy(unmerge_bound(W0, adapter))
     assert (abs(exact(restored) - exact(before)) <= exact(bound)).all()
     assert str(restored.dtype) == dtype

@@ -187,6 +187,20 @@ def test_attention_averages_the_values_when_all_scores_are_equal(floats: Space) 
     assert floats.to_numpy(y).tolist() == np.broadcast_to(v.mean(axis=1, keepdims=True), v.shape).tolist()
 
 
+@pytest.mark.exact
+def test_attention_masked_without_a_probability_is_not_scaled(floats: Space) -> None:
+    """Equal scores and four keys: every probability is 1/4, exactly, or 0 where it is not kept."""
+    rng = np.random.default_rng(10)
+    v, keep = rng.integers(-64, 64, (1, 4, 3)) / 8, rng.random((1, 1, 4, 4)) < 0.5
+    flat = floats.asarray(np.zeros((1, 4, 3)))
+    bias = layers.attention_bias(floats.asarray([[True] * 4], "bool"), flat.dtype)
+    y, cache = layers.attention_forward(flat, flat, floats.asarray(v), 1, bias, floats.asarray(keep, "bool"))
+    assert floats.to_numpy(y).tolist() == (keep[0] / 4 @ v).tolist()
+    dv = floats.to_numpy(layers.attention_backward(y, cache)[2])
+    assert dv.tolist() == (keep[0].mT / 4 @ floats.to_numpy(y)).tolist()
+    assert cache.p == 0
+
+
 @pytest.mark.bounded
 def test_attention_heads_do_not_see_each_other(floats: Space) -> None:
     rng = np.random.default_rng(5)

@@ -116,6 +116,17 @@ def through_the_weight(args: Arguments) -> dict[str, Any]:
     }
 
 
+def accumulated(args: Arguments) -> dict[str, Any]:
+    """y and dx in one long chain each: the frozen path's products are added, one by one, to what the branch gave."""
+    y = _y(args, args.adapter, np.zeros_like(args.W0))
+    for k in range(args.W0.shape[1]):
+        y = y + args.x[:, k, None] * args.W0[:, k]
+    dx = _gradient("x")(args._replace(W0=np.zeros_like(args.W0)))
+    for o in range(args.W0.shape[0]):
+        dx = dx + args.dy[:, o, None] * args.W0[o]
+    return {"y": y, "dx": dx}
+
+
 def limit(operation: str, args: Arguments, precision: Precision) -> Floats:
     """The derived bound of one result."""
     if operation.startswith("y"):
@@ -164,8 +175,21 @@ class _LowPrecision(np.ndarray):
         return self._product(other, self)
 
     def _product(self, a: Any, b: Any) -> Any:
-        low = ROUND_INPUT[type(self).__name__]
-        return (low(np.ascontiguousarray(a, np.float32)) @ low(np.ascontiguousarray(b, np.float32))).view(type(self))
+        name, _, truncating = type(self).__name__.partition(", ")
+        low = ROUND_INPUT[name]
+        a, b = low(np.ascontiguousarray(a, np.float32)), low(np.ascontiguousarray(b, np.float32))
+        return (_truncated_product(a, b) if truncating else a @ b).view(type(self))
+
+
+def _truncated_product(a: Floats, b: Floats) -> Floats:
+    """As a matrix unit may: every sum is cut to float32 towards zero, and flushed below its normal numbers."""
+    total = np.zeros((a.shape[0], b.shape[1]))
+    for k in range(a.shape[1]):
+        total += a[:, k, None].astype(np.float64) * b[k]  # products of rounded inputs are exact in float64
+        cut = total.astype(np.float32).astype(np.float64)
+        cut = np.where(np.abs(cut) > np.abs(total), np.nextafter(cut.astype(np.float32), np.float32(0)), cut)
+        total = np.where(np.abs(cut) < float(np.finfo(np.float32).smallest_normal), 0.0, cut)
+    return total.astype(np.float32)
 
 
 def _emulated(name: str) -> Callable[[Floats], Floats]:
@@ -180,19 +204,24 @@ ARITHMETICS = {
     "bf16": Arithmetic(BF16, _emulated("bf16"), np.float64),
     "fp16": Arithmetic(FP16, _emulated("fp16"), np.float64),
 }
+TRUNCATING = {name: ARITHMETICS[name]._replace(cast=_emulated(f"{name}, truncating")) for name in ROUND_INPUT}
 
 
 # --- the search ------------------------------------------------------------------------------------------------------
 
-AXES = {"y": "no", "dx": "ni", "dA": "ri", "dg": "r", "dB": "or", "dW0": "oi", "y merged": "no", "W merged": "oi"}
+AXES = {
+    **{name: "no" for name in RESULTS if name.startswith("y")},
+    **{"dx": "ni", "dA": "ri", "dg": "r", "dB": "or", "dW0": "oi", "W merged": "oi"},
+}  # db, a plain sum, is exact for one row
 _PLACES = {"dy": "no", "x": "ni", "W0": "oi", "A": "ri", "g": "r", "B": "or"}
 _TRIALS, _FREE = 48, 40
 
 
-def candidates(operation: str, arithmetic: Arithmetic, n: int) -> Iterator[Arguments]:
+def candidates(operation: str, arithmetic: Arithmetic, n: int, size: float) -> Iterator[Arguments]:
     """Arguments whose roundings tend to be large and of one sign: mantissas just above 1, or just below a tie.
 
     The axes of the result have many entries, each of them another trial; those that are summed over have n.
+    size: of the entries; with small ones a bound may be idle by its underflow term.
     """
     rng = np.random.default_rng([n, *operation.encode()])
     sizes = {axis: _FREE if axis in AXES[operation] else n for axis in "noir"}
@@ -206,15 +235,16 @@ def candidates(operation: str, arithmetic: Arithmetic, n: int) -> Iterator[Argum
             if trial % 4 >= 2:
                 parts[name] = near_one
         parts["W0"] = parts["W0"] * 2.0 ** -rng.integers(0, 2 if "W" in operation else 40)
+        parts = {name: size * part for name, part in parts.items()}
         yield Arguments(**parts, b=None, s=float(1 + 0.05 * rng.random())).map(arithmetic.cast)
 
 
 @cache
-def worst(operation: str, name: str, n: int) -> float:
+def worst(operation: str, name: str, n: int, size: float = 1.0) -> float:
     """The largest |error|/bound found for one operation, summed axes of n entries; the error of that entry is exact."""
     arithmetic = ARITHMETICS[name]
     share = -1.0
-    for args in candidates(operation, arithmetic, n):
+    for args in candidates(operation, arithmetic, n, size):
         found = np.asarray(RESULTS[operation](args))
         wide = np.asarray(RESULTS[operation](args.map(lambda part: np.asarray(part, arithmetic.wider))))
         shares = np.abs(found - wide) / limit(operation, args.map(np.asarray), arithmetic.precision)

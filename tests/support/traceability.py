@@ -67,7 +67,7 @@ def evidence() -> list[Evidence]:
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef):
-                marks = dict(_marks(node.decorator_list))
+                marks = _marks(node.decorator_list)
                 if marks:
                     found.append(Evidence(f"{path.relative_to(ROOT)}::{node.name}", marks))
     return found
@@ -141,13 +141,17 @@ def _documented(tree: ast.Module, module: str) -> Iterator[tuple[str, ast.ClassD
             yield from ((f"{module}.{node.name}.{m.name}", m) for m in node.body if isinstance(m, ast.FunctionDef))
 
 
-def _marks(decorators: Sequence[ast.expr]) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _marks(decorators: Sequence[ast.expr]) -> dict[str, tuple[str, ...]]:
+    """By strength, the ids of all marks of that strength."""
+    found: dict[str, tuple[str, ...]] = {}
     for decorator in decorators:
         call = decorator.func if isinstance(decorator, ast.Call) else decorator
         mark = ast.unparse(call).removeprefix("pytest.mark.")
         if mark in STRENGTHS:
             arguments = decorator.args if isinstance(decorator, ast.Call) else []
-            yield mark, tuple(ast.literal_eval(argument) for argument in arguments)
+            named = (*found.get(mark, ()), *(ast.literal_eval(argument) for argument in arguments))
+            found[mark] = tuple(dict.fromkeys(named))
+    return found
 
 
 def _read(name: str) -> str:
