@@ -294,7 +294,7 @@ def _gated(M: Array, sizes: SoRA) -> Array:
 
 def _diagonal(square: Array) -> Array:
     xp = array_namespace(square)
-    return xp.sum(square * xp.eye(square.shape[0], dtype=square.dtype, device=device(square)), axis=1)
+    return xp.sum(square * xp.eye(square.shape[0], device=device(square)), axis=1)
 
 
 def _size(t: Array, least: float = 0.0) -> Array:

@@ -330,6 +330,70 @@ def test_fp16_bounds_reach_the_shapes_of_real_layers() -> None:
     assert all(np.isfinite(np.asarray(bound)).all() for bound in grads)
 
 
+# Roundings, matrix products and stored results on the longest way, with in = 5, out = 3, r = 2 and four rows.
+PATHS = {
+    "y": (2 * 5 + 2 + 4, 2, 6),
+    "dx": (2 * 3 + 2 + 3, 2, 5),
+    "dA": (3 + 4 + 3, 2, 4),
+    "dg": (5 + 3 + 4 + 2, 3, 5),
+    "dB": (5 + 4 + 3, 2, 4),
+    "dW0": (4, 1, 1),
+    "db": (3, 0, 1),
+}
+BRANCH = ("y", "dx", "dA", "dg", "dB")  # what dropout adds three roundings and two stored results to
+
+
+@pytest.mark.exact("SORA-BOUND-1", "SORA-BOUND-2", "SORA-BOUND-4", "SORA-BOUND-5", "SORA-BOUND-6")
+@pytest.mark.parametrize("precision", [precision_of(np.ones(1, np.float32)), BF16, BF16.stored()], ids=lambda p: p.name)
+@pytest.mark.parametrize("dropout", [False, True])
+def test_bounds_have_the_roundings_of_the_clause(precision: Precision, dropout: bool) -> None:
+    """Small integers, so that S is exact and underflow nothing: the bound is K/(1 − K)·S, K as the clause adds it."""
+    dy, x, W0, A, B = (np.full(shape, 2.0, np.float32) for shape in ((4, 3), (4, 5), (3, 5), (2, 5), (3, 2)))
+    adapter, keep = SoRA(A, np.ones(2, np.float32), B, 1.0), np.ones((4, 5), bool) if dropout else None
+    y, cache = sora_linear_forward(x, W0, None, adapter)
+    S = {"y": y, **sora_linear_backward(dy, cache, dW0=True, db=True)._asdict()}
+    bounds = linear_backward_bound(dy, x, W0, adapter, keep=keep, precision=precision)._asdict()
+    bounds["y"] = linear_bound(x, W0, None, adapter, keep=keep, precision=precision)
+
+    def wanted(roundings: int, products: int, stored: int) -> float:
+        K = roundings * precision.unit + 2 * products * precision.unit_in + stored * precision.unit_out
+        return K / (1 - K)
+
+    def near(found: Any, value: Any) -> bool:
+        return bool(np.all((value <= found) & (found <= value * (1 + 2.0**-19))))
+
+    for name, (roundings, products, stored) in PATHS.items():
+        drops = dropout and name in BRANCH
+        assert near(bounds[name] / S[name], wanted(roundings + 3 * drops, products, stored + 2 * drops)), name
+    last = (1 + precision.unit) * (1 + precision.unit_out) - 1
+    assert near(merge_bound(W0, adapter, precision=precision), wanted(2 + 4, 1, 4) * 8 + last * 2)
+    if precision.name == "float32":
+        change, u = 8 * (1 + wanted(2 + 4, 1, 4)), precision.unit
+        assert near(unmerge_bound(W0, adapter), u * (2 * 2 + 3 * change))
+
+
+@pytest.mark.bounded("SORA-BOUND-5")
+@pytest.mark.parametrize(("gate", "s"), [(2.0**10, 1.0), (1.0, 2.0**10)])
+def test_what_underflows_is_scaled_by_the_gate_and_by_s(gate: float, s: float) -> None:
+    """A = 2⁻²⁶ is rounded to 0 in fp16, and the factors that follow carry the loss into every result."""
+    one, A = np.ones((1, 1)), np.full((1, 1), 2.0**-26)
+    args = Arguments(one, one, one, None, A, one[0] * gate, one, s).map(ARITHMETICS["fp16"].cast)
+    for way in (results, through_the_weight):
+        assert outside(way(args), args.map(np.asarray), FP16) == {}
+    assert np.asarray(rounding_report.RESULTS["y"](args)).item() == 1
+
+
+@pytest.mark.exact("SORA-BOUND-4")
+def test_what_one_component_loses_does_not_widen_the_bound_of_another() -> None:
+    x, W0, dy = np.ones((1, 1), np.float32), np.ones((1, 1), np.float32), np.ones((1, 1), np.float32)
+    A, g, B = np.array([[1.0], [50.0]], np.float32), np.ones(2, np.float32), np.array([[0.5, 50.0]], np.float32)
+    both = linear_backward_bound(dy, x, W0, SoRA(A, g, B, 1.0), precision=FP16).dg
+    first = linear_backward_bound(dy, x, W0, SoRA(A[:1], g[:1], B[:, :1], 1.0), precision=FP16).dg
+    assert both is not None
+    assert first is not None
+    assert both[0] == first[0] < both[1]
+
+
 @pytest.mark.exact("SORA-BOUND-2", "SORA-BOUND-4")
 def test_an_operand_that_overflows_is_refused_though_its_products_do_not() -> None:
     """x/(1 − p) leaves float32 while A is tiny: the product of the two would fit, and there is no such number."""

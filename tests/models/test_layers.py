@@ -131,7 +131,7 @@ def test_softmax_is_shift_invariant_bitwise_on_dyadic_scores(floats: Space) -> N
     assert a.tobytes() == b.tobytes()
 
 
-@pytest.mark.bounded
+@pytest.mark.measured
 def test_softmax_against_exact_exponentials() -> None:
     scores = np.random.default_rng(2).standard_normal((6, 5)) * 3
     found = layers.softmax(scores)
@@ -219,7 +219,7 @@ def test_attention_heads_do_not_see_each_other(floats: Space) -> None:
         assert np.max(np.abs(together[..., own] - alone)) <= 2 * gamma(3 + 3 + 8, F64) * (1 + S) * np.max(np.abs(v))
 
 
-@pytest.mark.bounded
+@pytest.mark.measured
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("offset", [0.0, 30.0])
 def test_layer_norm_against_exact_arithmetic_within_its_bound(floats: Space, dtype: str, offset: float) -> None:
