@@ -168,12 +168,15 @@ def linear_backward_bound(
     lost = of_x.chain(D, sizes.W0)
     dA = dg = dB = None
     if sizes.adapter is not None:
-        A, _, B, s = sizes.adapter
+        A, g, B, _ = sizes.adapter
         gA, gB = _gated(A, sizes.adapter), _gated(B.T, sizes.adapter)  # (r, in), (r, out)
+        sA = _gated(
+            A, sizes.adapter._replace(g=array_namespace(g).zeros_like(g))
+        )  # no gate is a factor of its gradient
         through = of_x.chain(D, B, gA)
         lost += through / (1 - p) if dropout else through
         dA = of_A.bound(S.dA, of_A.chain(gB, D.T, sizes.h))
-        dg = of_g.bound(S.dg, _diagonal(of_g.chain(B.T, D.T, sizes.h, max(s, 1.0) * A.T)))
+        dg = of_g.bound(S.dg, _diagonal(of_g.chain(B.T, D.T, sizes.h, sA.T)))
         dB = of_B.bound(S.dB, of_B.chain(D.T, sizes.h, gA.T))
     of_W0, of_b = (carrying(path, branch=False) for path in (_Path(n, 1, 1), _Path(max(n - 1, 0), 0, 1)))
     return LinearGrads(

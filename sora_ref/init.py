@@ -43,7 +43,7 @@ def initial_adapter(
 
     A ~ U(−1/√in, 1/√in), which is Kaiming-uniform with a = √5; B = 0, so the branch starts at zero; g ~ N(0, 1), or
     the constant `gate`; s = α/r, and s = α for rank 0 (SORA-LINEAR-2).  The paper says only "as LoRA"; these are
-    the released code's.  Draws are made in float64 and rounded once.
+    the released code's.  Draws have the keys ("adapter", module, "A") and (…, "g"), in float64, and are rounded once.
     """
     require(min(out, in_, r) >= 0, f"{module}: sizes out={out}, in={in_}, r={r}: expected 0 or more")
     require_finite_number("alpha", alpha)
@@ -58,7 +58,7 @@ def initial_adapter(
 
 
 def initial_dense(seed: int, name: str, out: int, in_: int, dtype: str = "float32") -> tuple[np.ndarray, np.ndarray]:
-    """Weight (out, in) ~ N(0, 0.02²) and zero bias (out,) of a new head, as transformers initialises one."""
+    """Weight (out, in) ~ N(0, 0.02²) by the key ("head", name), and zero bias (out,), as transformers initialises."""
     weight = 0.02 * generator(seed, "head", name).standard_normal((out, in_))
     return weight.astype(dtype), np.zeros(out, dtype)
 

@@ -69,6 +69,18 @@ def test_adapter_has_kaiming_bounds_zero_b_and_scale_alpha_over_r(out: int, in_:
     assert (np.abs(adapter.A) <= np.dtype(dtype).type(1 / math.sqrt(max(in_, 1)))).all()
 
 
+@pytest.mark.exact("SORA-INIT-1", "SORA-INIT-2")
+def test_initial_values_are_the_draws_of_their_documented_keys() -> None:
+    """Whoever knows the keys can make the same numbers; a seed gives the same run in every version."""
+    adapter = initial_adapter(3, "query", 2, 4, 5, 1.0, dtype="float64")
+    assert np.array_equal(adapter.A, generator(3, "adapter", "query", "A").uniform(-0.5, 0.5, (5, 4)))
+    assert np.array_equal(adapter.g, generator(3, "adapter", "query", "g").standard_normal(5))
+    weight, bias = initial_dense(3, "classifier", 2, 4, dtype="float64")
+    assert np.array_equal(weight, 0.02 * generator(3, "head", "classifier").standard_normal((2, 4)))
+    assert not bias.any()
+    assert generator(0, "adapter", "query", "A").random(2).tolist() == [0.35829741474894994, 0.743522974525832]
+
+
 @pytest.mark.measured("SORA-INIT-2")
 def test_a_fills_its_range_evenly_and_gates_are_standard_normal() -> None:
     """Hoeffding: with n draws a share is off by more than √(log(2/δ)/2n) with probability at most δ, here 1e-9."""
@@ -115,6 +127,8 @@ def test_float32_values_are_the_float64_ones_rounded_once() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        ({"out": -1}, r"m: sizes out=-1, in=3, r=4: expected 0 or more"),
+        ({"in_": -1}, r"m: sizes out=2, in=-1, r=4: expected 0 or more"),
         ({"r": -1}, r"m: sizes out=2, in=3, r=-1: expected 0 or more"),
         ({"alpha": float("inf")}, r"alpha is inf: expected a finite number"),
         ({"gate": float("nan")}, r"initial gate is nan: expected a finite number"),

@@ -29,8 +29,14 @@ def test_dense_stage_that_is_not_dense_is_warned_about() -> None:
 
 
 def test_no_stages_are_refused() -> None:
-    with pytest.raises(SoRAError, match=r"no stages: expected at least one value of xi"):
+    with pytest.raises(SoRAError, match=r"^no stages: expected at least one value of xi$"):
         stages([])
+
+
+def test_a_plan_that_begins_later_needs_the_dense_performance() -> None:
+    plan = stages([0.0, 0.1])[1:]
+    with pytest.raises(SoRAError, match=r"^the plan begins after stage 0: expected stage 0's performance$"):
+        next(sparsify(START, plan, trained, measured))
 
 
 @pytest.mark.exact("SORA-STAGE-1")
@@ -38,6 +44,7 @@ def test_each_stage_starts_from_the_last_ones_state_and_is_handed_out_to_be_save
     out = list(sparsify(START, stages([0.0, 0.1, 0.2]), trained, measured))
     assert [state for state, _ in out] == [("0:0.0",), ("0:0.0", "1:0.1"), ("0:0.0", "1:0.1", "2:0.2")]
     assert [result.performance.nonzero for _, result in out] == [9, 8, 7]
+    assert [result.stage for _, result in out] == [Stage(0, 0.0), Stage(1, 0.1), Stage(2, 0.2)]
 
 
 @pytest.mark.exact("SORA-STAGE-2")

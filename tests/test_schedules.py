@@ -60,6 +60,8 @@ def test_released_schedule_starts_at_zero_and_ends_above_zero() -> None:
     assert eta(11) == eta(50) == 0  # exhausted
     assert released_linear(8.0, 10, 0)(1) == 8
     assert released_linear(8.0, 4, 4)(5) == 0
+    assert released_linear(8.0, 5, 4)(5) == 8  # one step of decay, and it starts from the peak
+    assert {type(make(3, 5, 2)(t)) for make in (linear_warmup_decay, released_linear) for t in range(1, 6)} == {float}
 
 
 def test_constant_rate_is_constant() -> None:
@@ -198,7 +200,7 @@ def test_a_list_is_taken_as_it_stands() -> None:
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: listed_values([]), r"an empty list of stages: expected at least one value"),
+        (lambda: listed_values([]), r"^an empty list of stages: expected at least one value$"),
         (lambda: listed_values([1.0, -1.0]), r"value 1 of the schedule is -1\.0: expected at least 0"),
         (lambda: listed_values([float("inf")]), r"value 0 of the schedule is inf: expected a finite number"),
         (lambda: stage_values("cubic", 0.0, 1.0, 3), r"unknown schedule 'cubic': expected one of constant, linear, "),
@@ -208,6 +210,7 @@ def test_a_list_is_taken_as_it_stands() -> None:
         (lambda: stage_values("exp_linear", 0.0, 1.0, 3), r"exp_linear from 0\.0 to 1\.0: expected both above 0"),
         (lambda: stage_values("exp_linear", 1.0, 0.0, 3), r"exp_linear from 1\.0 to 0\.0: expected both above 0"),
         (lambda: algorithm_1_values(-0.1, 1.0, 0.1), r"xi0 is -0\.1: expected at least 0"),
+        (lambda: algorithm_1_values(0.0, 1.0, float("nan")), r"^delta is nan: expected a finite number"),
         (lambda: algorithm_1_values(0.0, 1.0, 0.0), r"delta is 0\.0: expected more than 0"),
         (lambda: algorithm_1_values(0.5, 0.4, 0.1), r"xi_max 0\.4 lies below xi0 0\.5: expected at least xi0"),
         (lambda: algorithm_1_values(0.0, float("inf"), 0.1), r"xi_max is inf: expected a finite number"),

@@ -73,9 +73,9 @@ def test_microbatches_are_weighted_by_their_examples_not_averaged() -> None:
 @pytest.mark.parametrize(
     ("summed", "examples", "sentence"),
     [
-        ([], 1, r"no microbatches: expected at least one"),
+        ([], 1, r"^no microbatches: expected at least one$"),
         ([{"w": 1}], 0, r"0 examples in the optimiser batch: expected at least 1"),
-        ([{"w": 1}, {"v": 1}], 2, r"microbatches differ in the parameters they have gradients of"),
+        ([{"w": 1}, {"v": 1}], 2, r"^microbatches differ in the parameters they have gradients of$"),
     ],
 )
 def test_microbatches_that_do_not_fit_are_refused(summed: Any, examples: int, sentence: str) -> None:
@@ -103,6 +103,17 @@ def test_clip_scales_every_gradient_gates_included(floats: Space, limit: float, 
     assert floats.to_numpy(norm).item() == 7
     for name, grad in grads.items():
         assert all_equal(floats.to_numpy(clipped[name]), factor * floats.to_numpy(grad)), name
+
+
+@pytest.mark.exact("SORA-STEP-4")
+def test_clip_eps_is_the_recipes_and_zero_by_default(floats: Space) -> None:
+    state, grads = sample(floats)  # of norm 7: 2 over 7 + 1 is a quarter
+    clipped, _ = clip_by_global_norm(grads, 7.0)
+    assert all(all_equal(floats.to_numpy(clipped[name]), floats.to_numpy(grad)) for name, grad in grads.items())
+    new, _ = training_step(state, grads, Rates(1.0, 1.0, 0.0), Recipe(SGD(), PAPER, clip=2.0, clip_eps=1.0))
+    for name, grad in grads.items():
+        moved = floats.to_numpy(state.params[name]) - floats.to_numpy(new.params[name])
+        assert all_equal(moved, floats.to_numpy(grad) / 4), name
 
 
 @pytest.mark.exact("SORA-STEP-4")
@@ -229,6 +240,8 @@ def test_step_refuses_gradients_that_do_not_match_the_parameters(floats: Space) 
     del grads["head.bias"]
     with pytest.raises(SoRAError, match=r"differ in head\.bias: expected one gradient for every parameter"):
         training_step(state, grads, Rates(0.1, 0.1, 0.1), PLAIN)
+    with pytest.raises(SoRAError, match="differ in a, b, c, d: expected one gradient"):  # the first four of them
+        training_step(state, {**state.params, **dict.fromkeys("abcde", 0)}, Rates(0.1, 0.1, 0.1), PLAIN)
 
 
 def test_step_goes_through_the_operations_it_is_given(floats: Space) -> None:
@@ -260,5 +273,5 @@ def test_zero_control_keeps_the_released_l1_in_the_gradient(floats: Space) -> No
 
 
 def test_a_step_of_no_parameters_is_refused() -> None:
-    with pytest.raises(SoRAError, match="no parameters"):
+    with pytest.raises(SoRAError, match="^there are no parameters: expected at least one to train$"):
         training_step(initial_state({}), {}, Rates(0.5, 0.5, 0.1), Recipe(clip=1.0))

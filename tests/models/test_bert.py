@@ -15,7 +15,7 @@ from tiny_bert import CONFIG, KINDS, SCALE, Case, Rounding, make_case
 from sora_ref import SoRAError
 from sora_ref.init import initial_adapter
 from sora_ref.linear import SoRA
-from sora_ref.models import MODEL_SPEC, Batch, bert_backward, bert_forward, linear_modules
+from sora_ref.models import MODEL_SPEC, Batch, BertConfig, bert_backward, bert_forward, linear_modules
 from sora_ref.prune import merge
 
 SUBSETS = st.lists(st.sampled_from(KINDS), unique=True)
@@ -242,7 +242,11 @@ def test_the_encoder_runs_in_every_array_space(floats: Space, dtype: str) -> Non
     ("act", "sentence"),
     [
         (lambda: hidden_of(make_case(0, lengths=(9,)).pad(1)), "sequences of 10 tokens: expected at most 9"),
-        (lambda: linear_modules(CONFIG, ["query", "ffn", "a"]), r"unknown kinds of linear layer \['a', 'ffn'\]"),
+        (
+            lambda: linear_modules(CONFIG, ["query", "ffn", "a"]),
+            r"^unknown kinds of linear layer \['a', 'ffn'\]: "
+            r"expected some of query, key, value, attention_output, intermediate, output$",
+        ),
         (lambda: replace(CONFIG, num_attention_heads=3), "hidden_size 8: expected a multiple of num_attention_heads 3"),
     ],
 )
@@ -261,3 +265,44 @@ def test_linear_modules_go_layer_by_layer_and_exist() -> None:
     assert [name.split(".")[2] for name in names] == ["0"] * 6 + ["1"] * 6
     assert all(len(CONFIG.shapes()[f"{name}.weight"]) == 2 for name in names)
     assert linear_modules(CONFIG, ["value", "key"]) == tuple(n for n in names if n.endswith(("key", "value")))
+
+
+def test_shapes_are_those_of_transformers() -> None:
+    config = BertConfig(13, 8, 1, 2, 12, 9, 2)
+    dense = {
+        "attention.self.query": (8, 8),
+        "attention.self.key": (8, 8),
+        "attention.self.value": (8, 8),
+        "attention.output.dense": (8, 8),
+        "intermediate.dense": (12, 8),
+        "output.dense": (8, 12),
+    }
+    expected: dict[str, tuple[int, ...]] = {
+        "embeddings.word_embeddings.weight": (13, 8),
+        "embeddings.position_embeddings.weight": (9, 8),
+        "embeddings.token_type_embeddings.weight": (2, 8),
+    }
+    for module, shape in dense.items():
+        expected[f"encoder.layer.0.{module}.weight"] = shape
+        expected[f"encoder.layer.0.{module}.bias"] = shape[:1]
+    layer = "encoder.layer.0"
+    for norm in ("embeddings.LayerNorm", f"{layer}.attention.output.LayerNorm", f"{layer}.output.LayerNorm"):
+        expected |= {f"{norm}.weight": (8,), f"{norm}.bias": (8,)}
+    assert config.shapes() == expected
+
+
+@pytest.mark.exact
+def test_the_first_norm_is_given_the_sum_of_the_three_embeddings_and_nothing_else() -> None:
+    """Rows of 2⁻⁶⁰ times integers add exactly, and a number of ordinary size among them would swallow them."""
+    case, given = make_case(16, lengths=(4, 2)), []
+
+    def norm(x: Any, *args: Any) -> Any:
+        given.append(x)
+        return MODEL_SPEC.layer_norm_forward(x, *args)
+
+    names = [f"embeddings.{name}_embeddings.weight" for name in ("word", "position", "token_type")]
+    rng = np.random.default_rng(17)
+    word, position, kind = (rng.integers(-99, 100, case.params[name].shape) * 2.0**-60 for name in names)
+    params = {**case.params, **dict(zip(names, (word, position, kind), strict=True))}
+    bert_forward(CONFIG, params, case.batch, scales=case.scales, ops=MODEL_SPEC.replace(layer_norm_forward=norm))
+    assert np.array_equal(given[0], word[case.batch.ids] + position[:4] + kind[case.batch.types])

@@ -241,6 +241,26 @@ def test_cross_entropy_of_extreme_logits_is_finite_and_exact(floats: Space) -> N
 
 
 @pytest.mark.exact
+def test_cross_entropy_shifts_every_row_by_its_own_maximum(floats: Space) -> None:
+    """One shift for all rows would leave the lower one exp(−10⁴) = 0, and log 0."""
+    rows, labels = floats.asarray([[1e4, 1e4 - 1.0], [0.0, 1.0]], "float32"), floats.asarray([0, 1], "int64")
+    loss, grad = (floats.to_numpy(part) for part in cross_entropy(rows, labels))
+    low, low_grad = (floats.to_numpy(part) for part in cross_entropy(rows[1:, :], labels[1:]))
+    assert 0 < low < 1
+    assert loss == 2 * low
+    assert np.array_equal(grad[1], low_grad[0])
+    assert np.array_equal(grad[0], grad[1][::-1])
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("dtype", ["int8", "int32", "int64", "uint8", "uint64"])
+def test_labels_may_have_any_integer_dtype(floats: Space, dtype: str) -> None:
+    results = [cross_entropy(floats.asarray(LOGITS), floats.asarray(LABELS, kind)) for kind in (dtype, "int64")]
+    for a, b in zip(*results, strict=True):
+        assert floats.to_numpy(a).tobytes() == floats.to_numpy(b).tobytes()
+
+
+@pytest.mark.exact
 def test_squared_error_and_its_gradient_are_exact(xp: Space) -> None:
     loss, grad = squared_error(xp.asarray([[1.5], [-2.0], [0.0]]), xp.asarray([0.5, 1.0, 0.25]))
     assert xp.to_numpy(loss).ravel()[0] == Fraction(1) + 9 + Fraction(1, 16)

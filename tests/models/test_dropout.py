@@ -13,6 +13,8 @@ import pytest
 from strategies import Space
 from tiny_bert import as_host
 
+from sora_ref import SoRAError
+from sora_ref.init import generator
 from sora_ref.models import Dropout
 
 KINDS = ("rows", "square", "vector")
@@ -96,3 +98,42 @@ def test_masks_go_through_the_road_from_the_host(floats: Space) -> None:
 
 def test_an_empty_batch_has_empty_masks() -> None:
     assert draw(masks((), ()), "rows").shape == (0, 1, 5)
+
+
+@pytest.mark.exact("SORA-INIT-1")
+@pytest.mark.parametrize("kind", KINDS)
+def test_draws_are_float32_uniforms_keyed_by_seed_site_step_and_example(kind: str) -> None:
+    mask = draw(masks(EXAMPLES, LENGTHS, seed=4, step=9), kind, site="a.site")
+    for row, example, length in zip(mask, EXAMPLES, LENGTHS, strict=True):
+        shape = {"rows": (length, 5), "square": (2, length, length), "vector": (50,)}[kind]
+        draws = generator(4, "dropout", "a.site", 9, example).random(shape, dtype=np.float32)
+        assert np.array_equal(own(row, kind, length), draws >= 0.3)
+
+
+@pytest.mark.exact("SORA-INIT-1")
+def test_a_draw_equal_to_the_probability_is_kept() -> None:
+    draws = generator(4, "dropout", "site", 9, 7).random(50, dtype=np.float32)
+    for index in (0, 17, 49):
+        keep = draw(masks((7,), (1,), seed=4, step=9), "vector", p=float(draws[index]))
+        assert keep[0, index]
+        assert np.array_equal(keep[0], draws >= draws[index])
+
+
+@pytest.mark.parametrize("lengths", [(4, 6, 2), (4, 6, 2, 0, 1)])
+def test_every_example_has_a_length(lengths: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        masks(EXAMPLES, lengths).vector("site", 5, 0.3)
+
+
+@pytest.mark.parametrize("site", ["hidden", "attention", "adapter"])
+def test_a_probability_lies_from_0_to_below_1(site: str) -> None:
+    def with_probability(p: float) -> Dropout:
+        change: dict[str, Any] = {site: p}
+        return replace(masks(EXAMPLES, LENGTHS), **change)
+
+    for p in (0, 0.0, math.nextafter(1, 0)):
+        assert getattr(with_probability(p), site) == p
+    for p in (-math.ulp(0.0), 1, 1.5, math.nan):
+        with pytest.raises(SoRAError) as refusal:
+            with_probability(p)
+        assert str(refusal.value) == f"{site} dropout is {p}: expected 0 <= p < 1"
