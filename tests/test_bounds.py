@@ -426,6 +426,26 @@ def test_underflow_is_carried_through_both_products_as_worked_out_by_hand(gate: 
     assert wanted <= found <= wanted * 1.0001  # beyond that, products of two losses
 
 
+@pytest.mark.exact("SORA-BOUND-2", "SORA-BOUND-5")
+@pytest.mark.parametrize(("x", "W0"), [(1.0, 2.0), (2.0, 1.0)])
+def test_underflow_and_overflow_of_one_product_are_worked_out_to_the_last_bit(x: float, W0: float) -> None:
+    """in = 2 and no adapter: K = 8·2⁻⁴, so K/(1 − K) = 1; every number is dyadic, and the limits are met exactly."""
+    spacing, spacing_in, spacing_out = 2.0**-8, 2.0**-4, 2.0**-5
+    loss = spacing_in + spacing_out + 4 * spacing
+    lost = 2 * (loss * W0 + x * loss + loss * loss) + 2 * 2 * spacing
+    product, operand = 2 * (2 * x * W0 + lost), 2 * (max(x, W0) + loss)
+    rows, weight = np.full((3, 2), x), np.full((1, 2), W0)
+
+    def bound(largest: float, largest_in: float) -> Any:
+        tight = Precision("tight", 2.0**-4, spacing, largest, 0.0, spacing_in, largest_in, 0.0, spacing_out)
+        return linear_bound(rows, weight, None, None, precision=tight)
+
+    assert (bound(product, operand) == (1 + 2.0**-20) * (2 * x * W0 + 2 * (lost + loss))).all()
+    for limits in ((np.nextafter(product, 0), operand), (product, np.nextafter(operand, 0))):
+        with pytest.raises(SoRAError, match="may overflow tight"):
+            bound(*limits)
+
+
 @pytest.mark.exact("SORA-BOUND-2")
 def test_the_factor_of_dropout_has_to_be_a_number_of_the_precision() -> None:
     zero, keep, small = (

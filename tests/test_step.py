@@ -273,5 +273,5 @@ def test_zero_control_keeps_the_released_l1_in_the_gradient(floats: Space) -> No
 
 
 def test_a_step_of_no_parameters_is_refused() -> None:
-    with pytest.raises(SoRAError, match="^there are no parameters: expected at least one to train$"):
+    with pytest.raises(SoRAError, match=r"^there are no parameters: expected at least one to train$"):
         training_step(initial_state({}), {}, Rates(0.5, 0.5, 0.1), Recipe(clip=1.0))
