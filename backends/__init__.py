@@ -102,5 +102,8 @@ def float_info(x: Array) -> FloatInfo:
 
 
 def to_host(x: Array) -> np.ndarray:
-    """The array as NumPy's.  Numerics call this by name and only where a shape depends on the data (pruning)."""
+    """The array as NumPy's: the one transfer numerics may ask for, by this name.
+
+    Only where a shape depends on the data (pruning), or a refusal does (whether a bound exists).
+    """
     return of(x).to_host(x)

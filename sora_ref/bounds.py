@@ -18,12 +18,12 @@ B), each sum in any order, and also begun with what another path has given (GEMM
     W   N = r + 4             the merged weight; |W0| itself meets one rounding, the last
     dW0 N = n, db N = n − 1
 
-Dropout adds three: 1 − p, its rounding to the dtype, the quotient.  (One sum over in and r together, such as a flat
-einsum makes, is a longer way than any of these, and not covered.)
+Dropout adds three: 1 − p, its rounding to the dtype, the quotient; it acts on x first, and on dx last.  (One sum over
+in and r together, such as a flat einsum makes, is a longer way than any of these, and not covered.)
 
-Ω is what underflow may take.  It is carried along beside the magnitudes, product by product (`_Underflow`), in every
-association; only in low precision, where inputs underflow, is it ever large.  Bounds are evaluated in float64 and
-inflated by 1 + 2⁻²⁰, which covers that evaluation for any N below 2³².
+Ω is what underflow may take, also from s, and from s·g.  It is carried along beside the magnitudes, product by product
+(`_Underflow`), in every association; only in low precision, where inputs underflow, is it ever large.  Bounds are
+evaluated in float64 and inflated by 1 + 2⁻²⁰, which covers that evaluation for any N below 2³².
 """
 
 from __future__ import annotations
@@ -133,6 +133,7 @@ def linear_bound(
     lost = carry.chain(sizes.x, sizes.W0.T)
     if sizes.adapter is not None:
         A, _, B, _ = sizes.adapter
+        carry.require_operands(carry.scale * sizes.h, _gated(B.T, sizes.adapter))
         lost += carry.chain(sizes.h, _gated(A, sizes.adapter).T, B.T)
     return carry.bound(S, array_namespace(S).reshape(lost, S.shape))
 
@@ -170,13 +171,12 @@ def linear_backward_bound(
     if sizes.adapter is not None:
         A, g, B, _ = sizes.adapter
         gA, gB = _gated(A, sizes.adapter), _gated(B.T, sizes.adapter)  # (r, in), (r, out)
-        sA = _gated(
-            A, sizes.adapter._replace(g=array_namespace(g).zeros_like(g))
-        )  # no gate is a factor of its gradient
+        of_A.require_operands(*(of_A.scale * operand for operand in (D, sizes.h, D.T @ sizes.h)))
+        gate_free = sizes.adapter._replace(g=array_namespace(g).zeros_like(g))  # no gate is a factor of its gradient
         through = of_x.chain(D, B, gA)
         lost += through / (1 - p) if dropout else through
         dA = of_A.bound(S.dA, of_A.chain(gB, D.T, sizes.h))
-        dg = of_g.bound(S.dg, _diagonal(of_g.chain(B.T, D.T, sizes.h, sA.T)))
+        dg = of_g.bound(S.dg, _diagonal(of_g.chain(B.T, D.T, sizes.h, _gated(A, gate_free).T)))
         dB = of_B.bound(S.dB, of_B.chain(D.T, sizes.h, gA.T))
     of_W0, of_b = (carrying(path, branch=False) for path in (_Path(n, 1, 1), _Path(max(n - 1, 0), 0, 1)))
     return LinearGrads(
@@ -192,45 +192,64 @@ def linear_backward_bound(
 def merge_bound(W0: Array, adapter: SoRA, *, precision: Precision | None = None) -> Array:
     """Largest |Ŵ − (W0 + ΔW)| of `merge`, for any association of ΔW; (out, in), float64 (SORA-BOUND-6)."""
     precision = precision or precision_of(W0)
-    last = precision.unit + precision.unit_out + precision.unit * precision.unit_out
-    return _INFLATION * last * _size(W0) + _change(adapter, precision)[1]
+    unit, _ = _addition(precision)
+    return _INFLATION * unit * _size(W0) + _change(W0, adapter, precision)[1]
 
 
-def unmerge_bound(W0: Array, adapter: SoRA) -> Array:
+def unmerge_bound(W0: Array, adapter: SoRA, *, precision: Precision | None = None) -> Array:
     """Largest |(W0 ⊕ ΔW) ⊖ ΔW − W0| of an unmerge that kept no W0; (out, in), float64 (SORA-BOUND-3).
 
-    Both ΔW are computed alike and cancel, so only the two additions round: u(|W0| + |ΔW|) and u(|W0| + 2|ΔW|) at most,
-    to first order; ΔW is the computed one, which is bounded from its factors.  Additions do not underflow.
+    Both ΔW are computed alike and cancel, so only the two additions round.  The first is off by δ ≤ u(|W0| + |ΔW|), and
+    what the second should give is W0 up to that, so it loses at most u(|W0| + δ).  ΔW is the computed one, which is
+    bounded from its factors.  Underflow takes nothing from a sum, unless it is flushed or stored in less.
     """
-    precision = precision_of(W0)
-    exact, error = _change(adapter, precision)
-    return _INFLATION * (1 + precision.unit) ** 2 * precision.unit * (2 * _size(W0) + 3 * (exact + error))
+    precision = precision or precision_of(W0)
+    unit, lost = _addition(precision)
+    size, (exact, error) = _size(W0), _change(W0, adapter, precision)
+    first = unit * (size + exact + error) + lost
+    return _INFLATION * (first + unit * (size + first) + lost)
 
 
 class _Underflow:
     """What underflow may take from matrix products, carried along beside their magnitudes: a running error analysis.
 
     Every operand loses what rounding it loses, and what multiplying it by a gate, by s and by 1/(1 − p) does, all
-    scaled by the gates and s that may still follow; a sum of n products loses n·spacing, flushed additions and
-    float64's own underflow included.
+    scaled by the gates and s that may still follow.  Rounding s and multiplying a gate by it lose spacing/2 each, which
+    all other factors may follow.  A sum of n products loses n·spacing, flushed additions included.  Twice as much is
+    taken of both, for float64's own underflow.
     """
 
     def __init__(self, precision: Precision, relative: float, adapter: SoRA | None) -> None:
-        self.precision, self.relative = precision, relative
+        self.precision, self.relative, self.scale = precision, relative, 1.0
         self.operand = precision.spacing_in + precision.spacing_out + 4 * precision.spacing
         if adapter is not None and _rank(adapter):
-            self.operand = (
-                max(abs(adapter.s), 1.0) * self.operand * array_namespace(adapter.g).max(_size(adapter.g, 1.0))
-            )
+            self.scale = max(abs(adapter.s), 1.0)
+            factor = self.scale * array_namespace(adapter.g).max(_size(adapter.g, 1.0))
+            self.require_results(factor)
+            self.operand = factor * self.operand
 
     def chain(self, *sizes: Array) -> Array:
         """What a product of these magnitudes loses at most, in whatever association, as an array of its shape."""
-        return self._chain(sizes)[1]
+        size, lost = self._chain(sizes)
+        return lost + 2 * self.precision.spacing * size
 
     def bound(self, S: Array, lost: Any) -> Array:
         """K/(1 − K)·S + (1 + K/(1 − K))·Ω, inflated; `lost` and the last operations of the result make Ω."""
-        self._require_held(S, self.precision.largest)
+        self.require_results(S)
         return _INFLATION * (self.relative * S + (1 + self.relative) * (lost + self.operand))
+
+    def require_operands(self, *sizes: Array) -> None:
+        """SoRAError where an operand of a matrix product, in whatever association, may be more than it can hold."""
+        for size in sizes:
+            self._require_at_most(min(self.precision.largest_in, self.precision.largest), size)
+
+    def require_results(self, size: Array) -> None:
+        """SoRAError where a number that an operation gives may be more than the precision can hold."""
+        self._require_at_most(self.precision.largest, size)
+
+    def _require_at_most(self, largest: float, size: Array) -> None:
+        held = backends.to_host(array_namespace(size).all((1 + self.relative) * size <= largest))
+        require(bool(held), _overflow(self.precision))
 
     def _chain(self, sizes: tuple[Array, ...]) -> tuple[Array, Array]:
         if len(sizes) == 1:
@@ -244,26 +263,29 @@ class _Underflow:
     def _product(self, left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
         P, dP = left[0], left[1] + self.operand
         Q, dQ = right[0], right[1] + self.operand
-        for operand in (P + dP, Q + dQ):
-            self._require_held(operand, min(self.precision.largest_in, self.precision.largest))
+        self.require_operands(P + dP, Q + dQ)
         lost = dP @ Q + P @ dQ + dP @ dQ + 2 * P.shape[-1] * self.precision.spacing
         size = P @ Q
-        self._require_held(size + lost, self.precision.largest)
+        self.require_results(size + lost)
         return size, lost
 
-    def _require_held(self, size: Array, largest: float) -> None:
-        held = backends.to_host(array_namespace(size).all((1 + self.relative) * size <= largest))
-        require(bool(held), _overflow(self.precision))
+
+def _addition(precision: Precision) -> tuple[float, float]:
+    """What a sum that is stored may lose: a share of itself; and, where it underflows, so much."""
+    unit, unit_out = precision.unit, precision.unit_out
+    return unit + unit_out + unit * unit_out, precision.spacing + precision.spacing_out
 
 
-def _change(adapter: SoRA, precision: Precision) -> tuple[Array, Array]:
+def _change(W0: Array, adapter: SoRA, precision: Precision) -> tuple[Array, Array]:
     """|s|·(|B| ⊙ |g|)|A|, the magnitudes of ΔW's products, and how far the computed ΔW may be from the exact one.
 
-    Its last addition, that of W0, is counted.
+    Its last addition, that of W0, is counted, and refused where it may overflow.
     """
     sizes = _sized(adapter)
     carry = _Underflow(precision, _Path(adapter.rank + 4, 1, 4).relative(precision), adapter)
+    carry.require_operands(_gated(sizes.B.T, sizes))
     size = delta(sizes)
+    carry.require_results(_size(W0) + size)
     return size, carry.bound(size, carry.chain(sizes.B, _gated(sizes.A, sizes)))
 
 
@@ -281,9 +303,14 @@ def _sized(adapter: SoRA) -> SoRA:
 
 
 def _drops(keep: Array | None, p: Any, precision: Precision) -> bool:
-    """Whether there is dropout; its factor 1/(1 − p) has to be a number of the precision."""
-    require(keep is None or precision.largest * (1 - p) >= 1, _overflow(precision))
-    return keep is not None
+    """Whether there is dropout; 1/(1 − p) has to be a number of the precision, and 1 − p one it rounds with error u."""
+    if keep is None:
+        return False
+    require(precision.largest * (1 - p) >= 1, _overflow(precision))
+    least = precision.spacing / (2 * precision.unit)
+    expected = f"expected at least {least}, below which {precision.name} may lose half of it"
+    require(1 - p >= least, f"1 − p is {1 - p}: {expected}")
+    return True
 
 
 def _overflow(precision: Precision) -> str:

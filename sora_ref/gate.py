@@ -112,7 +112,7 @@ def adam_step_bound(betas: tuple[float, float] = (0.9, 0.999)) -> float:
     By Cauchy-Schwarz it is (1−β₁)/√(1−β₂)/√(1−β₁²/β₂), approached by gradients that grow by β₂/β₁ a step: 7.27 for the
     usual betas.  A zero gate is absorbing once ξ ≥ this · η_t.  Deviation: Kingma & Ba's 3.16, the first factor alone,
     is reached by a lone gradient after many zeros; it bounds that case and not every sequence.
-    Raises SoRAError where β₁² ≥ β₂ > 0: the ratio is then unbounded.
+    Raises SoRAError where β₁ > 0 and β₁² ≥ β₂: the ratio is then unbounded.
     """
     beta1, beta2 = betas
     require(0 <= beta1 < 1 and 0 <= beta2 < 1, f"betas are {betas}: expected 0 <= beta < 1")

@@ -107,7 +107,7 @@ def sora_linear_backward(
 ) -> LinearGrads:
     """Gradients of ⟨dy, y⟩ (SORA-LINEAR-3), for dy of y's shape.
 
-        dB = s·dyᵀ(z ⊙ g)    dg = Σ_n v ⊙ z    dA = (v ⊙ g)ᵀ h    dx = dy W0 + drop'((v ⊙ g) A)    with v = s·dy B
+        dB = s·dyᵀ(z ⊙ g)    dg = Σ_n v ⊙ z    dA = (v ⊙ g)ᵀ h    dx = dy W0 + drop((v ⊙ g) A)    with v = s·dy B
 
     dx, dW0, db: which of the gradients that do not belong to the branch to compute; W0 and b are frozen by default.
     active:      all components with g_i ≠ 0 (`kept_components`), to skip the others in dA, dB and dx; None skips none.

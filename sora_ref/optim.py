@@ -59,7 +59,7 @@ class AdamW:
         θ ← θ − ηwθ − η·m̂/(√v̂ + ε)
 
     eps_on:  "corrected" adds ε to √v̂ (Kingma & Ba; torch); "raw" adds it to √v, as transformers' old AdamW did, which
-             divides it by √(1−β₂ᵗ) in effect: 30 times as large at the first step.
+             divides it by √(1−β₂ᵗ) in effect: 31.6 times as large at the first step.
     decays:  "before" takes ηwθ of the value before the step (torch); "after", of the value after it.
     A parameter whose group is not decayed (biases, norms, gates) has w = 0.  With ε = 0, a gradient that has been zero
     since step 1 gives 0/0, NaN.

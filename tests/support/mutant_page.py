@@ -173,8 +173,8 @@ Written by `make mutants` on {run.date}; {run.minutes:.0f} minutes with {run.wor
 
 mutmut changes one thing at a time in the specification's core and in the layers of `models`: an operator, a number, an
 argument, a name.  The tests must notice each change.  **{results.score:.2f} % of {total} mutants were killed**;
-{survivors} survived, and each of them is listed below with the reason why no test can tell it from the original.  The
-tests run with five examples of each property, without the slow ones that start other processes or prove theorems.
+{survivors} survived, and each of them is listed below with the reason why no test here can tell it from the original.
+The tests run with five examples of each property, without the slow ones that start other processes or prove theorems.
 
 Two kinds of control say that these verdicts are about the mutated files, and not about an installed copy of them.
 {len(CONTROLS)} mutants had to die, and did: {_listed_controls()}.  And {len(results.nulls)} "mutants"

@@ -22,6 +22,8 @@ from sora_ref import (
     prune,
     sora_linear_backward,
     sora_linear_forward,
+    unmerge,
+    unmerge_bound,
 )
 from sora_ref.backends import get
 from sora_ref.backends.exact_backend import Rational
@@ -31,7 +33,10 @@ Floats = npt.NDArray[Any]
 
 
 class Arguments(NamedTuple):
-    """One SoRA linear and the gradient of its output; b may be None, s is a Python number."""
+    """One SoRA linear and the gradient of its output; b may be None, s and p are Python numbers.
+
+    p: of a dropout that happens to keep every entry of x, and multiplies it by 1/(1 − p) all the same; 0 is none.
+    """
 
     dy: Any  # (n, out)
     x: Any  # (n, in)
@@ -41,32 +46,35 @@ class Arguments(NamedTuple):
     g: Any  # (r,)
     B: Any  # (out, r)
     s: Any
+    p: Any = 0.0
+
+    @property
+    def keep(self) -> Any:
+        return np.ones(self.x.shape, bool) if self.p else None
 
     @property
     def adapter(self) -> SoRA:
         return SoRA(self.A, self.g, self.B, self.s)
 
     def map(self, convert: Callable[[Any], Any]) -> Arguments:
-        """The same with every array converted; s stays."""
-        return self._replace(
-            **{k: convert(part) for k, part in self._asdict().items() if k != "s" and part is not None}
-        )
+        """The same with every array converted; s and p stay."""
+        return self._replace(**{k: convert(part) for k in self._fields[:-2] if (part := getattr(self, k)) is not None})
 
     def exact(self) -> Arguments:
         """The rationals these floats are."""
         from_host = get("exact").from_host
-        return self.map(lambda part: from_host(np.asarray(part, np.float64)))._replace(
-            s=from_host(np.array(self.s))[()]
-        )
+        s, p = from_host(np.array([self.s, self.p]))
+        return self.map(lambda part: from_host(np.asarray(part, np.float64)))._replace(s=s, p=p)
 
 
 def _y(args: Arguments, adapter: SoRA | None, W0: Any = None) -> Any:
-    return sora_linear_forward(args.x, args.W0 if W0 is None else W0, args.b, adapter)[0]
+    frozen = args.W0 if W0 is None else W0
+    return sora_linear_forward(args.x, frozen, args.b, adapter, keep=args.keep, p=args.p)[0]
 
 
 def _gradient(name: str) -> Callable[[Arguments], Any]:
     def compute(args: Arguments) -> Any:
-        _, kept = sora_linear_forward(args.x, args.W0, None, args.adapter)
+        _, kept = sora_linear_forward(args.x, args.W0, None, args.adapter, keep=args.keep, p=args.p)
         return getattr(sora_linear_backward(args.dy, kept, dW0=True, db=True), f"d{name}")
 
     return compute
@@ -96,7 +104,14 @@ RESULTS: dict[str, Callable[[Arguments], Any]] = {
     "y, s·g in B": _absorbed("B", True),
     **{f"d{name}": _gradient(name) for name in GRADIENTS},
     "W merged": lambda args: merge(args.W0, args.adapter).W,
+    "W unmerged": lambda args: unmerge(merge(args.W0, args.adapter, keep_base=False)),
 }
+DROPOUT = ", dropout"
+
+
+def compute(operation: str, args: Arguments) -> Any:
+    """The result an operation is named after."""
+    return RESULTS[operation.removesuffix(DROPOUT)](args)
 
 
 def results(args: Arguments) -> dict[str, Any]:
@@ -116,6 +131,19 @@ def through_the_weight(args: Arguments) -> dict[str, Any]:
     }
 
 
+def gates_first(args: Arguments) -> dict[str, Any]:
+    """The association that forms s·g before anything else, where it may underflow and then meet large factors."""
+    gate = args.g * args.s
+    z, v = args.x @ args.A.T, args.dy @ args.B
+    return {
+        "y": (z * gate) @ args.B.T + args.x @ args.W0.T + (0 if args.b is None else args.b),
+        "dA": (v * gate).T @ args.x,
+        "dB": args.dy.T @ (z * gate),
+        "dx": (v * gate) @ args.A + args.dy @ args.W0,
+        "W merged": args.W0 + (args.B * gate) @ args.A,
+    }
+
+
 def accumulated(args: Arguments) -> dict[str, Any]:
     """y and dx in one long chain each: the frozen path's products are added, one by one, to what the branch gave."""
     y = _y(args, args.adapter, np.zeros_like(args.W0))
@@ -129,12 +157,16 @@ def accumulated(args: Arguments) -> dict[str, Any]:
 
 def limit(operation: str, args: Arguments, precision: Precision) -> Floats:
     """The derived bound of one result."""
+    if operation.startswith("W"):
+        of_weight = unmerge_bound if operation == "W unmerged" else merge_bound
+        bound: Floats = of_weight(args.W0, args.adapter, precision=precision)
+        return bound
+    how: dict[str, Any] = {"keep": args.keep, "p": args.p, "precision": precision}
     if operation.startswith("y"):
-        bound: Floats = linear_bound(args.x, args.W0, args.b, args.adapter, precision=precision)
-    elif operation.startswith("W"):
-        bound = merge_bound(args.W0, args.adapter, precision=precision)
-    else:
-        bound = getattr(linear_backward_bound(args.dy, args.x, args.W0, args.adapter, precision=precision), operation)
+        bound = linear_bound(args.x, args.W0, args.b, args.adapter, **how)
+        return bound
+    gradients = linear_backward_bound(args.dy, args.x, args.W0, args.adapter, **how)
+    bound = getattr(gradients, operation.removesuffix(DROPOUT))
     return bound
 
 
@@ -166,19 +198,23 @@ ROUND_INPUT: dict[str, Callable[[Floats], Floats]] = {
 
 
 class _LowPrecision(np.ndarray):
-    """float32 whose matrix products round their inputs first; everything else is NumPy's."""
+    """float32 whose matrix products round their inputs first; "stored", every operation rounds its result as well."""
 
-    def __matmul__(self, other: Any) -> Any:
-        return self._product(self, other)
-
-    def __rmatmul__(self, other: Any) -> Any:
-        return self._product(other, self)
-
-    def _product(self, a: Any, b: Any) -> Any:
-        name, _, truncating = type(self).__name__.partition(", ")
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
+        name, _, how = type(self).__name__.partition(", ")
         low = ROUND_INPUT[name]
-        a, b = low(np.ascontiguousarray(a, np.float32)), low(np.ascontiguousarray(b, np.float32))
-        return (_truncated_product(a, b) if truncating else a @ b).view(type(self))
+        inputs = tuple(part.view(np.ndarray) if isinstance(part, _LowPrecision) else part for part in inputs)
+        if ufunc is np.matmul:
+            a, b = (low(np.ascontiguousarray(part, np.float32)) for part in inputs)
+            result = _truncated_product(a, b) if how == "truncating" else a @ b
+        else:
+            result = np.asarray(getattr(ufunc, method)(*inputs, **options))
+        if how == "stored" and result.dtype == np.float32:
+            result = low(result)
+        if out is not None:  # y += …
+            out[0].view(np.ndarray)[...] = result
+            return out[0]
+        return result.view(type(self))
 
 
 def _truncated_product(a: Floats, b: Floats) -> Floats:
@@ -203,6 +239,7 @@ ARITHMETICS = {
     "tf32": Arithmetic(TF32, _emulated("tf32"), np.float64),
     "bf16": Arithmetic(BF16, _emulated("bf16"), np.float64),
     "fp16": Arithmetic(FP16, _emulated("fp16"), np.float64),
+    "bf16, stored": Arithmetic(BF16.stored(), _emulated("bf16, stored"), np.float64),
 }
 TRUNCATING = {name: ARITHMETICS[name]._replace(cast=_emulated(f"{name}, truncating")) for name in ROUND_INPUT}
 
@@ -211,32 +248,44 @@ TRUNCATING = {name: ARITHMETICS[name]._replace(cast=_emulated(f"{name}, truncati
 
 AXES = {
     **{name: "no" for name in RESULTS if name.startswith("y")},
-    **{"dx": "ni", "dA": "ri", "dg": "r", "dB": "or", "dW0": "oi", "W merged": "oi"},
-}  # db, a plain sum, is exact for one row
+    **{"dx": "ni", "dA": "ri", "dg": "r", "dB": "or", "dW0": "oi", "db": "o", "W merged": "oi", "W unmerged": "oi"},
+}
+OPERATIONS = (*AXES, *(name + DROPOUT for name in ("y", "dx", "dA", "dg", "dB")))
 _PLACES = {"dy": "no", "x": "ni", "W0": "oi", "A": "ri", "g": "r", "B": "or"}
 _TRIALS, _FREE = 48, 40
+
+
+def _axes(operation: str) -> str:
+    return AXES[operation.removesuffix(DROPOUT)]
+
+
+def has_bound_to_reach(operation: str, name: str, n: int) -> bool:
+    """False for db where nothing rounds: a plain sum, exact for one row, which no matrix unit forms."""
+    return operation != "db" or (n > 1 and name in ("float32", "float64"))
 
 
 def candidates(operation: str, arithmetic: Arithmetic, n: int, size: float) -> Iterator[Arguments]:
     """Arguments whose roundings tend to be large and of one sign: mantissas just above 1, or just below a tie.
 
-    The axes of the result have many entries, each of them another trial; those that are summed over have n.
+    The axes of the result have many entries, each of them another trial; those that are summed over have n.  With
+    dropout 1 − p is such a mantissa too, which rounding makes smaller.
     size: of the entries; with small ones a bound may be idle by its underflow term.
     """
     rng = np.random.default_rng([n, *operation.encode()])
-    sizes = {axis: _FREE if axis in AXES[operation] else n for axis in "noir"}
-    unit = 2 * (arithmetic.precision.unit_in or 2.0**-24 if arithmetic.wider is np.float64 else 2.0**-53)
+    sizes = {axis: _FREE if axis in _axes(operation) else n for axis in "noir"}
+    ulp = 2.0**-52 if arithmetic.wider is np.longdouble else 2 * (arithmetic.precision.unit_in or 2.0**-24)
     for trial in range(_TRIALS):
         parts = {}
         for name, axes in _PLACES.items():
             shape = tuple(sizes[axis] for axis in axes)
-            near_one = 1 + (rng.integers(0, 8, shape) + 0.49 * (trial % 2)) * unit
+            near_one = 1 + (rng.integers(0, 8, shape) + 0.49 * (trial % 2)) * ulp
             parts[name] = np.where(rng.random(shape) < 0.5, near_one, rng.uniform(1, 1.05, shape))
             if trial % 4 >= 2:
                 parts[name] = near_one
         parts["W0"] = parts["W0"] * 2.0 ** -rng.integers(0, 2 if "W" in operation else 40)
         parts = {name: size * part for name, part in parts.items()}
-        yield Arguments(**parts, b=None, s=float(1 + 0.05 * rng.random())).map(arithmetic.cast)
+        p = 0.5 - float(2 * rng.integers(0, 4) + 0.49) * ulp / 2 if operation.endswith(DROPOUT) else 0.0
+        yield Arguments(**parts, b=None, s=float(1 + 0.05 * rng.random()), p=p).map(arithmetic.cast)
 
 
 @cache
@@ -245,19 +294,19 @@ def worst(operation: str, name: str, n: int, size: float = 1.0) -> float:
     arithmetic = ARITHMETICS[name]
     share = -1.0
     for args in candidates(operation, arithmetic, n, size):
-        found = np.asarray(RESULTS[operation](args))
-        wide = np.asarray(RESULTS[operation](args.map(lambda part: np.asarray(part, arithmetic.wider))))
+        found = np.asarray(compute(operation, args))
+        wide = np.asarray(compute(operation, args.map(lambda part: np.asarray(part, arithmetic.wider))))
         shares = np.abs(found - wide) / limit(operation, args.map(np.asarray), arithmetic.precision)
         if shares.max() > share:
             place = np.unravel_index(np.argmax(shares), shares.shape)
             share, best = shares.max(), (args, place, found[place])
     args, place, value = best
-    at = dict(zip(AXES[operation], place, strict=True))
+    at = dict(zip(_axes(operation), place, strict=True))
     slices = {axis: slice(at[axis], at[axis] + 1) if axis in at else slice(None) for axis in "noir"}
     single = args._replace(
         **{k: np.asarray(getattr(args, k))[tuple(slices[axis] for axis in axes)] for k, axes in _PLACES.items()}
     )
-    truth = RESULTS[operation](single.exact()).item()
+    truth = compute(operation, single.exact()).item()
     bound = Rational(limit(operation, single, arithmetic.precision).item())
     return float(abs(Rational(float(value)) - truth) / bound)
 
@@ -269,7 +318,10 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def table(n: int = 4) -> str:
     """Markdown: the worst observed error over its bound, by operation and arithmetic."""
-    rows = [[op, *(f"{worst(op, name, n):.2f}" for name in ARITHMETICS)] for op in AXES]
+    rows = [
+        [op, *(f"{worst(op, name, n):.2f}" if has_bound_to_reach(op, name, n) else "–" for name in ARITHMETICS)]
+        for op in OPERATIONS
+    ]
     return _markdown(["operation", *ARITHMETICS], rows)
 
 

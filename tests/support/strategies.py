@@ -219,6 +219,7 @@ def float_cases(draw: st.DrawFn, dtype: Any) -> FloatCase:
     kinds = {name: same or draw(st.sampled_from(MAGNITUDES)) for name in shapes}
     found = {name: spread(shape, kinds[name], dtype, rng) for name, shape in shapes.items()}
     found["g"][rng.random(r) < draw(st.sampled_from([0.0, 0.5]))] = 0
-    s = draw(st.sampled_from([0.1, 2.0, 16 / 3, float(found["s"][0])]))
+    least = float(np.finfo(dtype).smallest_subnormal)
+    s = draw(st.sampled_from([0.1, 2.0, 16 / 3, float(found["s"][0]), 1e4 / 3 * least, 0.4 * least]))
     b = found["b"] if draw(st.booleans()) else None
     return FloatCase(found["x"], found["W0"], b, found["A"], found["g"], found["B"], s)
