@@ -70,7 +70,11 @@ class Precision:
     def stored(self) -> Precision:
         """This precision with every result rounded to the format of the inputs when it is stored, as pure bf16 does."""
         return dataclasses.replace(
-            self, name=f"{self.name}, stored", unit_out=self.unit_in, spacing_out=self.spacing_in
+            self,
+            name=f"{self.name}, stored",
+            largest=min(self.largest, self.largest_in),
+            unit_out=self.unit_in,
+            spacing_out=self.spacing_in,
         )
 
 
@@ -213,25 +217,26 @@ def unmerge_bound(W0: Array, adapter: SoRA, *, precision: Precision | None = Non
 class _Underflow:
     """What underflow may take from matrix products, carried along beside their magnitudes: a running error analysis.
 
-    Every operand loses what rounding it loses, and what multiplying it by a gate, by s and by 1/(1 − p) does, all
-    scaled by the gates and s that may still follow.  Rounding s and multiplying a gate by it lose spacing/2 each, which
-    all other factors may follow.  A sum of n products loses n·spacing, flushed additions included.  Twice as much is
-    taken of both, for float64's own underflow.
+    Every operand loses what rounding it loses, and what multiplying it by a gate, by s and by 1/(1 − p) does.  A sum of
+    n products loses n·spacing, flushed additions included, and as much of spacing_out where each is stored, as those of
+    dg are.  The gates and s may follow either.  Rounding s and multiplying a gate by it lose spacing/2 each, which all
+    other factors may follow, and storing them as much of spacing_out.  Of spacing twice as much is taken, for float64's
+    own underflow.
     """
 
     def __init__(self, precision: Precision, relative: float, adapter: SoRA | None) -> None:
         self.precision, self.relative, self.scale = precision, relative, 1.0
-        self.operand = precision.spacing_in + precision.spacing_out + 4 * precision.spacing
+        self.factor: Any = 1.0  # what may follow a loss: s and a gate
         if adapter is not None and _rank(adapter):
             self.scale = max(abs(adapter.s), 1.0)
-            factor = self.scale * array_namespace(adapter.g).max(_size(adapter.g, 1.0))
-            self.require_results(factor)
-            self.operand = factor * self.operand
+            self.factor = self.scale * array_namespace(adapter.g).max(_size(adapter.g, 1.0))
+            self.require_results(self.factor)
+        self.operand = self.factor * (precision.spacing_in + precision.spacing_out + 4 * precision.spacing)
 
     def chain(self, *sizes: Array) -> Array:
         """What a product of these magnitudes loses at most, in whatever association, as an array of its shape."""
         size, lost = self._chain(sizes)
-        return lost + 2 * self.precision.spacing * size
+        return lost + (2 * self.precision.spacing + self.precision.spacing_out) * size
 
     def bound(self, S: Array, lost: Any) -> Array:
         """K/(1 − K)·S + (1 + K/(1 − K))·Ω, inflated; `lost` and the last operations of the result make Ω."""
@@ -264,7 +269,8 @@ class _Underflow:
         P, dP = left[0], left[1] + self.operand
         Q, dQ = right[0], right[1] + self.operand
         self.require_operands(P + dP, Q + dQ)
-        lost = dP @ Q + P @ dQ + dP @ dQ + 2 * P.shape[-1] * self.precision.spacing
+        each = self.factor * (2 * self.precision.spacing + self.precision.spacing_out)
+        lost = dP @ Q + P @ dQ + dP @ dQ + P.shape[-1] * each
         size = P @ Q
         self.require_results(size + lost)
         return size, lost
@@ -307,7 +313,8 @@ def _drops(keep: Array | None, p: Any, precision: Precision) -> bool:
     if keep is None:
         return False
     require(precision.largest * (1 - p) >= 1, _overflow(precision))
-    least = precision.spacing / (2 * precision.unit)
+    stored = precision.spacing_out / (2 * precision.unit_out) if precision.unit_out else 0.0
+    least = max(precision.spacing / (2 * precision.unit), stored)
     expected = f"expected at least {least}, below which {precision.name} may lose half of it"
     require(1 - p >= least, f"1 − p is {1 - p}: {expected}")
     return True

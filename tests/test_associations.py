@@ -81,6 +81,38 @@ def test_any_association_and_order_lies_within_the_bound_or_is_refused(dtype: An
             assert (abs(exact(found) - exact(truth[name])) <= bound).all(), name
 
 
+# By result, two arrays that meet in a sum, and the axis that is summed over.
+SUMS = [
+    *(("y", pair) for pair in ("xiA", "ArB")),
+    *(("dx", pair) for pair in ("doB", "BrA")),
+    *(("dA", pair) for pair in ("Bod", "dnx")),
+    *(("dB", pair) for pair in ("dnx", "xiA")),
+    *(("dg", pair) for pair in ("Bod", "dnx", "xiA")),
+    ("W merged", "BrA"),
+]
+
+
+@pytest.mark.bounded("SORA-BOUND-2", "SORA-BOUND-4", "SORA-BOUND-6")
+@pytest.mark.parametrize("dtype", EXPONENTS)
+@pytest.mark.parametrize(("name", "pair"), SUMS)
+def test_what_a_long_sum_loses_to_underflow_may_meet_s_and_the_gates(dtype: Any, name: str, pair: str) -> None:
+    """24 products just below ω are lost; s, and a gate outside of the sum, are 64 and come last in some association."""
+    first, axis, second = list(pair)
+    rng, size = np.random.default_rng(0), {letter: 24 if letter == axis else 1 for letter in "noir"}
+    small = 0.7 * float(np.finfo(dtype).smallest_subnormal) ** 0.5
+    parts = {
+        key: np.full([size[letter] for letter in axes], small if key[0] in (first, second) else 1.0).astype(dtype)
+        for key, axes in {"dy": "no", "x": "ni", "A": "ri", "B": "or"}.items()
+    }
+    gate, W0 = np.full(size["r"], 1 if axis == "r" else 64, dtype), np.zeros((size["o"], size["i"]), dtype)
+    args = Arguments(**parts, g=gate, W0=W0, b=None, s=64.0)
+    truth, bound = exact(results(args.exact())[name]), exact(limit(name, args, precision_of(args.x)))
+    found = [associated(chains(args)[name], dtype(args.s), rng) for _ in range(12)]
+    errors = [abs(exact(np.diagonal(one) if name == "dg" else one) - truth) for one in found]
+    assert all((error <= bound).all() for error in errors)
+    assert any((error == abs(truth)).all() for error in errors), "no association has lost all of it"
+
+
 @pytest.mark.exact("SORA-BOUND-2", "SORA-BOUND-4", "SORA-BOUND-6")
 @pytest.mark.parametrize(
     ("place", "values"),

@@ -38,6 +38,8 @@ def test_precisions_are_those_of_their_formats() -> None:
         assert (p.unit_out, p.spacing_out) == (0, 0)
     stored = dataclasses.replace(BF16, name="bf16, stored", unit_out=2.0**-8, spacing_out=2.0**-125)
     assert BF16.stored() == stored
+    pure = dataclasses.replace(FP16, name="fp16, stored", unit_out=2.0**-11, spacing_out=2.0**-24, largest=65504.0)
+    assert FP16.stored() == pure
 
 
 @pytest.mark.bounded("SORA-BOUND-2")
@@ -183,12 +185,12 @@ def test_bounds_of_merging_in_coarse_arithmetic_are_those_of_the_clauses() -> No
 @pytest.mark.bounded("SORA-BOUND-2", "SORA-BOUND-5")
 @pytest.mark.parametrize(("gate", "s", "G"), [(1.0, 1.0, 1.0), (4.0, 1.0, 4.0), (0.5, 1.0, 1.0), (1.0, 4.0, 4.0)])
 def test_underflow_is_carried_through_both_products_as_worked_out_by_hand(gate: float, s: float, G: float) -> None:
-    """x = 0, A = B = 1, G the gate times s, at least 1, and every operand loses G·ε.
+    """x = 0, A = B = 1, G the gate times s, at least 1, and every operand loses G·ε, every sum G·2·spacing.
 
     x A loses G·ε·G, its product with B that and G·ε, y G·ε, and the frozen path nothing but what two losses make.
     """
     one, zero = np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32)
-    operand, sums = G * (FP16.spacing_in + 4 * FP16.spacing), 2 * FP16.spacing
+    operand, sums = G * (FP16.spacing_in + 4 * FP16.spacing), G * 2 * FP16.spacing
     relative = (7 * FP16.unit + 4 * FP16.unit_in) / (1 - (7 * FP16.unit + 4 * FP16.unit_in))
     found = linear_bound(zero, zero, None, SoRA(one, gate * one[0], one, s), precision=FP16).item()
     frozen = operand**2 + sums
@@ -203,9 +205,9 @@ def test_underflow_and_overflow_of_one_product_are_worked_out_to_the_last_bit(x:
     """in = 2 and no adapter: K = 8·2⁻⁴, so K/(1 − K) = 1; every number is dyadic, and the limits are met exactly."""
     spacing, spacing_in, spacing_out = 2.0**-8, 2.0**-4, 2.0**-5
     loss = spacing_in + spacing_out + 4 * spacing
-    lost = 2 * (loss * W0 + x * loss + loss * loss) + 2 * 2 * spacing
+    lost = 2 * (loss * W0 + x * loss + loss * loss) + 2 * (2 * spacing + spacing_out)
     product, operand = 2 * (2 * x * W0 + lost), 2 * (max(x, W0) + loss)
-    lost += 2 * spacing * (2 * x * W0)  # what an s might have lost
+    lost += (2 * spacing + spacing_out) * (2 * x * W0)  # what an s might have lost
     rows, weight = np.full((3, 2), x), np.full((1, 2), W0)
 
     def bound(largest: float, largest_in: float) -> Any:
@@ -235,6 +237,20 @@ def test_the_factor_of_dropout_has_to_be_a_number_of_the_precision() -> None:
     with pytest.raises(SoRAError, match=sentence):
         linear_backward_bound(zero, zero, zero, None, keep=keep, p=1 - below, precision=half)
     assert linear_bound(zero, zero, None, None, p=1 - below, precision=half) > 0  # no dropout, no such factor
+
+
+@pytest.mark.exact("SORA-BOUND-2", "SORA-BOUND-5")
+def test_results_stored_in_fp16_and_the_factor_of_dropout_have_to_be_its_normal_numbers() -> None:
+    """Accumulated in float32, 1 − p and 70,000 are numbers; stored in fp16 the one is subnormal, the other is none."""
+    one, keep = np.ones((1, 1), np.float32), np.ones((1, 1), bool)
+    pure = FP16.stored()
+    assert linear_bound(one, one, None, None, keep=keep, p=1 - 2.0**-14, precision=pure) > 0
+    with pytest.raises(SoRAError, match=r"^1 − p is .*: expected at least 6\.1.*e-05, below which fp16, stored"):
+        linear_bound(one, one, None, None, keep=keep, p=1 - 2.0**-15, precision=pure)
+    assert linear_bound(one, one, None, None, keep=keep, p=1 - 2.0**-15, precision=FP16) > 0
+    assert linear_bound(350 * one, 200 * one, None, None, precision=FP16) > 0
+    with pytest.raises(SoRAError, match="may overflow fp16, stored"):
+        linear_bound(350 * one, 200 * one, None, None, precision=pure)
 
 
 @pytest.mark.exact("SORA-BOUND-4")

@@ -15,6 +15,7 @@ from rounding_report import (
     ARITHMETICS,
     AXES,
     OPERATIONS,
+    STORED_FP16,
     TRUNCATING,
     Arguments,
     Arithmetic,
@@ -54,6 +55,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:underflow")
 DTYPES = [np.float32, np.float64]
 LOW = {name: how for name, how in ARITHMETICS.items() if how.precision.unit_in}
 LOW |= {f"{name}, truncating": how for name, how in TRUNCATING.items()}
+LOW |= {"fp16, stored": STORED_FP16}
 
 
 def forms(case: FloatCase) -> dict[str, Any]:
@@ -128,11 +130,11 @@ def test_products_of_rounded_inputs_lie_within_the_bound_of_their_precision(
     """TF32, bf16 and fp16 by rounding the inputs of every matrix product; fp16's subnormals among them.
 
     Sums as NumPy forms them, and as a matrix unit may: each truncated, and flushed to zero below the normal numbers.
-    And bf16 with every result rounded to it.
+    And bf16 and fp16 with every result rounded to it.
     """
     rng, (n, out, in_, r) = np.random.default_rng(key), sizes
     shapes = {"dy": (n, out), "x": (n, in_), "W0": (out, in_), "b": (out,), "A": (r, in_), "g": (r,), "B": (out, r)}
-    low = -9 if arithmetic.precision is FP16 else -30
+    low = -9 if arithmetic.precision.spacing_in == FP16.spacing_in else -30
     scale = {"plain": 1.0, "cancelling": 1.0, "tiny": 10.0 ** rng.integers(low, 0)}[kind]
     parts = {
         k: scale * spread(shape, "plain" if kind == "tiny" else kind, np.float32, rng) for k, shape in shapes.items()
@@ -239,6 +241,35 @@ def test_bounds_cover_an_s_that_is_lost_before_large_factors_meet_it(
         assert outside(way(args), args, precision) == {}, way.__name__
     lost = abs(exact(gates_first(args)["W merged"]) - exact(results(args.exact())["W merged"])).item()
     assert lost > 100 * float(precision.unit) * large * large * gate * s  # no relative error of a few roundings
+
+
+@pytest.mark.bounded("SORA-BOUND-5")
+def test_bounds_cover_an_s_that_is_lost_where_it_is_stored_in_fp16() -> None:
+    """s·g = 0.99·2⁻²⁵ is 0 once it is stored, and the product of x, A and B is 2¹⁵."""
+    one, part = np.ones((1, 1)), np.full((1, 1), 32.0)
+    args = Arguments(one, part, 0 * one, None, part, one[0] * 2.0**-13, part, 0.99 * 2.0**-12).map(STORED_FP16.cast)
+    for way in (results, through_the_weight, gates_first):
+        assert outside(way(args), args.map(np.asarray), STORED_FP16.precision) == {}, way.__name__
+    assert not np.any(np.asarray(gates_first(args)["y"]))
+
+
+@pytest.mark.bounded("SORA-BOUND-4", "SORA-BOUND-5")
+def test_bounds_cover_the_products_of_a_gates_gradient_each_lost_where_it_is_stored_in_fp16() -> None:
+    """32 rows, v ⊙ z = 0.99·2⁻²⁵ in each; s comes first."""
+    column, one = np.ones((32, 1)), np.ones((1, 1))
+    dy, x, zero = 2.0**-13 * column, 0.99 * 2.0**-12 * column, 0 * one
+    args = Arguments(dy, x, zero, None, one, one[0], one, 1.0).map(STORED_FP16.cast)
+    assert outside({"dg": compute("dg", args)}, args.map(np.asarray), STORED_FP16.precision) == {}
+    assert not np.any(np.asarray(compute("dg", args)))
+
+
+@pytest.mark.bounded("SORA-BOUND-5")
+def test_bounds_cover_what_dropout_makes_of_a_product_lost_where_it_is_stored_in_fp16() -> None:
+    """(v ⊙ g) A = 0.99·2⁻²⁵ is 0 once it is stored, and the factor 1/(1 − p) = 2¹⁰ follows."""
+    dy, one, A = (np.full((1, 1), value) for value in (2.0**-13, 1.0, 0.99 * 2.0**-12))
+    args = Arguments(dy, one, 0 * one, None, A, one[0], one, 1.0, 1 - 2.0**-10).map(STORED_FP16.cast)
+    assert outside({"dx": compute("dx", args)}, args.map(np.asarray), STORED_FP16.precision) == {}
+    assert not np.any(np.asarray(compute("dx", args)))
 
 
 @pytest.mark.bounded("SORA-BOUND-2")

@@ -241,6 +241,7 @@ ARITHMETICS = {
     "fp16": Arithmetic(FP16, _emulated("fp16"), np.float64),
     "bf16, stored": Arithmetic(BF16.stored(), _emulated("bf16, stored"), np.float64),
 }
+STORED_FP16 = Arithmetic(FP16.stored(), _emulated("fp16, stored"), np.float64)
 TRUNCATING = {name: ARITHMETICS[name]._replace(cast=_emulated(f"{name}, truncating")) for name in ROUND_INPUT}
 
 
