@@ -214,6 +214,7 @@ def test_amount_of_the_paper_rule_is_formed_as_a_python_number_and_rounded_once(
 def test_rounding_to_nearest_is_odd(sort: Any) -> None:
     """The one rewriting that symbolic numbers do."""
     prove(symbolic.rounding_is_odd, sort)
+    refute(symbolic.rounding_is_odd, sort, z3.RTP())  # towards +∞
 
 
 # --- what is proved of symbolic arrays is true of NumPy's -------------------------------------------------------------

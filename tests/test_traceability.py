@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from dataclasses import replace
 
@@ -37,6 +38,15 @@ def test_nothing_cites_a_clause_that_is_none(folder: str) -> None:
 def test_marks_name_clauses_and_nothing_else() -> None:
     found = {e.test: [c for named in e.strengths.values() for c in named if c not in CLAUSES] for e in MARKED}
     assert {test: names for test, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize("test", [e.test for e in MARKED if "proved" in e.strengths])
+def test_every_proof_has_a_control_that_is_refuted(test: str) -> None:
+    file, _, name = test.partition("::")
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    (body,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
+    called = {ast.unparse(node.func) for node in ast.walk(body) if isinstance(node, ast.Call)}
+    assert {"prove", "refute"} <= called
 
 
 def test_whatever_a_clause_lacks_is_noticed() -> None:

@@ -303,10 +303,10 @@ def evaluate(x: Array) -> list[Any]:
     return [_value(z3.simplify(term)) for term in x.terms]
 
 
-def rounding_is_odd(sort: Sort) -> Term:
+def rounding_is_odd(sort: Sort, mode: Term = NEAREST_EVEN) -> Term:
     """What `_scalar` relies on."""
     x = z3.Const("x", F64)
-    return z3.fpFPToFP(NEAREST_EVEN, -x, sort) == -z3.fpFPToFP(NEAREST_EVEN, x, sort)
+    return z3.fpFPToFP(mode, -x, sort) == -z3.fpFPToFP(mode, x, sort)
 
 
 def elementwise(f: Callable[..., Term], *operands: Any) -> Array:
