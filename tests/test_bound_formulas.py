@@ -281,6 +281,17 @@ def test_an_operand_that_overflows_is_refused_though_its_products_do_not() -> No
             bound()
 
 
+@pytest.mark.exact("SORA-BOUND-2", "SORA-BOUND-4")
+def test_an_adapter_of_rank_zero_is_refused_no_more_than_none() -> None:
+    """x just below float32's largest number, which an s of 3 would exceed; the bounds are those without an adapter."""
+    x, W0, dy = (np.full((1, 1), value, np.float32) for value in (3e38, 1e-10, 1e-10))
+    empty = SoRA(x[:0], x[0, :0], x[:, :0], 3.0)
+    assert linear_bound(x, W0, None, empty) == linear_bound(x, W0, None, None)
+    found, plain = (linear_backward_bound(dy, x, W0, adapter) for adapter in (empty, None))
+    assert rounded_up(found.dx, plain.dx)
+    assert (found.dW0, found.db) == (plain.dW0, plain.db)
+
+
 @pytest.mark.exact("SORA-BOUND-5")
 def test_each_precision_refuses_what_it_cannot_hold() -> None:
     """70,000 fits float32 and bf16, and no fp16 product can take it; so many roundings of 2⁻⁸ leave no bound at all."""
