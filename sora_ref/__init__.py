@@ -54,7 +54,7 @@ from sora_ref.schedules import (
 from sora_ref.step import Rates, Recipe, TrainState, combine_microbatches, initial_state, training_step
 
 __version__ = "0.1.0"
-SPEC_VERSION = "0.2"  # of the clauses in docs/spec.md; changes to them are listed apart in CHANGELOG.md
+SPEC_VERSION = "0.3"  # of the clauses in docs/spec.md; changes to them are listed apart in CHANGELOG.md
 
 __all__ = [
     "ADAMW_LR_LAMBDA",

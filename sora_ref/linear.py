@@ -25,6 +25,8 @@ class SoRA(NamedTuple):
     g: (r,)      gate.
     B: (out, r)  up-projection, W_u in the paper.
     s: number    scale of the branch, α/r_max at creation; never recomputed from a pruned rank (SORA-LINEAR-2).
+
+    These four are what has to be stored of a module, and come back bit for bit (SORA-STORE-1).
     """
 
     A: Array
@@ -72,7 +74,7 @@ def sora_linear_forward(
     adapter: the branch, any rank from 0 up; None for a plain linear layer.
     keep, p: inverted dropout on the branch's input only: drop(x) = keep ⊙ x / (1 − p), keep boolean of x's shape,
              0 ≤ p < 1; None in evaluation.  Both are given, so that the function is pure.
-    Returns y (..., out) and the cache of the backward.  All arrays share one dtype.
+    Returns y (..., out) and the cache of the backward.  All arrays share one dtype; none is changed (SORA-LINEAR-5).
     Raises SoRAError on shapes, dtypes or p that do not fit.
     """
     _check(x, W0, b, adapter, keep, p)

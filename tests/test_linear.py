@@ -54,6 +54,31 @@ def masks(shape: tuple[int, ...]) -> st.SearchStrategy[Any]:
     return keys.map(lambda key: np.random.default_rng(key).random(shape) < 0.6)
 
 
+@pytest.mark.exact("SORA-LINEAR-5")
+@given(linear_cases(), keys)
+def test_arguments_stay_and_equal_arguments_give_equal_bits(xp: Space, case: LinearCase, key: int) -> None:
+    """Another layer is used in between; the first results are looked at after it."""
+    given = case._replace(
+        x=xp.asarray(case.x), W0=xp.asarray(case.W0), b=None if case.b is None else xp.asarray(case.b)
+    )
+    adapter = xp.adapter(case.A, case.g, case.B, case.s)
+    dy = xp.asarray(np.random.default_rng(key).integers(-4, 5, (*case.x.shape[:-1], len(case.W0))))
+    before = [xp.to_numpy(part).copy() for part in (given.x, given.W0, *adapter[:3], dy)]
+
+    def once() -> list[Any]:
+        y, cache = sora_linear_forward(given.x, given.W0, given.b, adapter)
+        return [y, *(grad for grad in sora_linear_backward(dy, cache, dW0=True, db=True) if grad is not None)]
+
+    first = once()
+    kept = [xp.to_numpy(part).copy() for part in first]
+    gradients(xp, case._replace(W0=case.W0 + 1, A=case.A - 1), xp.to_numpy(dy))
+    again = once()
+    for results in (first, again):
+        assert all(np.array_equal(xp.to_numpy(part), was) for part, was in zip(results, kept, strict=True))
+    after = (given.x, given.W0, *adapter[:3], dy)
+    assert all(np.array_equal(xp.to_numpy(part), was) for part, was in zip(after, before, strict=True))
+
+
 @pytest.mark.exact("SORA-LINEAR-1")
 @given(linear_cases())
 def test_forward_equals_the_elementwise_loop(xp: Space, case: LinearCase) -> None:

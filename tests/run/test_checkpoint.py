@@ -62,6 +62,7 @@ def rewrite(path: Path, t: Trained, **changes: Any) -> Path:
     return path
 
 
+@pytest.mark.exact("SORA-STORE-1")
 @given(
     rank=st.integers(0, 3),
     dtype=st.sampled_from(["float32", "float64"]),
