@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 export SORA_REF_CACHE ?= $(CURDIR)/.cache
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-quick test weights lint oracles vectors docs mutants mutants-sample clean
+.PHONY: help demo demo-quick test weights lint oracles vectors conformance-vectors docs mutants mutants-sample clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,9 @@ oracles: .venv/oracles  ## Compare live with PyTorch, JAX, transformers, PEFT, s
 
 vectors: .venv/oracles  ## Regenerate the golden vectors in tests/vectors.
 	$(BIN)/python tests/support/make_vectors.py
+
+conformance-vectors: .venv/test  ## Regenerate the golden vectors of the conformance kit, which other implementations read.
+	$(BIN)/python -m sora_ref.conformance.vectors write
 
 docs: .venv/docs  ## Build the book in build/docs, every code cell run; a warning is an error.
 	$(BIN)/python -m sphinx -E -W --keep-going -b html docs build/docs

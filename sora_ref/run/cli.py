@@ -271,6 +271,17 @@ def fetch(names: tuple[str, ...], as_json: bool, quiet: bool) -> None:
     _show(folders, [f"{name}: {folder}" for name, folder in folders.items()], as_json)
 
 
+@cli.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def check(context: click.Context, arguments: tuple[str, ...]) -> None:
+    """Check anyone's SoRA against the specification, clause by clause."""
+    from sora_ref.conformance.cli import check as command
+
+    with command.make_context("check", list(arguments), parent=context.parent) as inner:
+        command.invoke(inner)
+
+
 def _load(run: Path, stage: int | None, backend: str | None, dtype: str | None, quiet: bool) -> Any:
     from sora_ref.run.trained import load_trained
 

@@ -15,7 +15,7 @@ def main() -> None:
         from sora_ref.run.cli import cli
         from sora_ref.run.interrupt import Interrupted
     except ImportError as error:
-        _leave(1, f"the command line needs more packages ({error.name} is missing): pip install 'sora_ref[run]'")
+        _leave(1, _more_packages(error))
     try:
         with cli.make_context("sora-ref", sys.argv[1:]) as context:
             cli.invoke(context)
@@ -40,11 +40,18 @@ def main() -> None:
     except MemoryError:
         _leave(1, "out of memory: lower train.microbatch_tokens or the model's size")
     except Exception as error:  # the last resort: a traceback is for us, not for a user
+        if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("sora_ref"):
+            _leave(1, _more_packages(error))
         if os.environ.get("SORA_REF_DEBUG"):
             raise
         _leave(
             70, f"a bug of sora-ref, please report it: {type(error).__name__}: {error} (SORA_REF_DEBUG=1 shows where)"
         )
+
+
+def _more_packages(error: ImportError) -> str:
+    extra = "check" if sys.argv[1:2] == ["check"] else "run"
+    return f"this command needs more packages ({error.name} is missing): pip install 'sora_ref[{extra}]'"
 
 
 def _leave(status: int, sentence: str) -> None:

@@ -284,7 +284,18 @@ def test_version_and_help_are_instant_and_complete() -> None:
     assert done.stdout == "[]\n"
     result = CliRunner().invoke(cli, ["--version"])
     assert result.output == f"sora-ref {__version__}, specification {SPEC_VERSION}\n"
-    assert set(cli.commands) == {"train", "eval", "predict", "prune", "merge", "export", "inspect", "demo", "fetch"}
+    assert set(cli.commands) == {
+        "train",
+        "eval",
+        "predict",
+        "prune",
+        "merge",
+        "export",
+        "inspect",
+        "demo",
+        "fetch",
+        "check",
+    }
     for name, command in cli.commands.items():
         help_text = CliRunner().invoke(cli, [name, "--help"]).output
         assert command.help is not None

@@ -1,0 +1,391 @@
+"""SORA-LINEAR and the bounds of SORA-BOUND: the map, its gradients, and how exactly they are computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from sora_ref.bounds import BF16, FP16, TF32, precision_of
+from sora_ref.conformance.adapter import Floats, Layer, Missing, Plan
+from sora_ref.conformance.cases import array, in_corner, long_problems, problems
+from sora_ref.conformance.judge import (
+    agree,
+    exact_forward,
+    exact_gradients,
+    forward_bound,
+    gradient_bounds,
+)
+from sora_ref.conformance.refusal import Refusal
+from sora_ref.conformance.registry import check
+from sora_ref.conformance.subject import Subject, in_blocks
+
+EQUATION = "y = x W0ᵀ + b + s·((x Aᵀ) ⊙ g) Bᵀ"
+# Precisions that a wrong result may turn out to be within, the best first.
+LOWER = (precision_of(np.empty(0, np.float32)), TF32, FP16, BF16)
+GRADIENTS = "dB = s·dyᵀ(z ⊙ g), dg = Σₙ v ⊙ z, dA = (v ⊙ g)ᵀx, dx = dy W0 + (v ⊙ g)A, with z = x Aᵀ, v = s·dy B"
+
+
+def one_problem(subject: Subject) -> st.SearchStrategy[dict[str, Any]]:
+    """A layer with an input and a gradient."""
+    return problems(subject)
+
+
+def one_mask(subject: Subject) -> str | None:
+    """Why a mask cannot be read off the output."""
+    layout = subject.adapter.layout
+    if layout.groups > 1 or layout.sites > 1:
+        return "a layer with several slices or sites shows no single mask"
+    return None
+
+
+@check(
+    "SORA-LINEAR-5",
+    "nothing is changed, and nothing is remembered",
+    formula="f(layer, x) depends on its arguments alone, and leaves them as they are",
+    source="derived: a function",
+    since="0.3",
+    requires="forward",
+    level="core",
+    examples=lambda subject: problems(subject, leading=((2,),), least=1),
+)
+def pure(subject: Subject, layer: Layer, x: Floats, dy: Floats) -> None:
+    """Twice the same, with another layer in between; arguments and earlier results stay as they were."""
+    subject.changed.clear()
+    first = subject.forward(layer, x)
+    kept = first.copy()
+    adapter = layer.adapter
+    other = layer._replace(A=adapter.A + 1, B=2 * adapter.B, b=None if layer.b is None else layer.b + 1)
+    subject.forward(other, x + 1)
+    if not np.array_equal(first, kept):
+        raise Refusal("a result changed when the next one was computed: expected an array of its own")
+    if not np.array_equal(subject.forward(layer, x), kept):
+        raise Refusal(
+            "the same layer and x give another y after another layer was used: expected the same, bit for bit"
+        )
+    if "gradients" in subject.has:
+        grads = {name: grad.copy() for name, grad in subject.gradients(layer, x, dy).items()}
+        subject.gradients(other, x + 1, dy)
+        again = subject.gradients(layer, x, dy)
+        for name, grad in grads.items():
+            if not np.array_equal(again[name], grad):
+                raise Refusal(
+                    f"{name} differs when it is computed again: expected the same, bit for bit", quantity=name
+                )
+    if subject.changed:
+        raise Refusal(subject.changed[0])
+
+
+@check(
+    "SORA-LINEAR-5.arguments",
+    "no capability changes its arguments, or their dtype",
+    formula="arrays come back in the dtype that is given, and what is given stays as it is",
+    source="derived: functions",
+    since="0.3",
+    requires="forward",
+    level="core",
+)
+def arguments(subject: Subject) -> None:
+    """Everything once, in every dtype that is declared; whether the values are right is for the other checks."""
+    for dtype in subject.adapter.dtypes:
+        other = Subject(subject.adapter, dtype)
+        for name, call in _calls(other).items():
+            if other.has.get(name) == name:
+                try:
+                    call()
+                except Missing:
+                    continue
+                except Refusal as refusal:
+                    if "dtype" in refusal.sentence:
+                        raise
+        if other.changed:
+            raise Refusal(other.changed[0])
+
+
+def _calls(subject: Subject) -> dict[str, Callable[[], Any]]:
+    """Every capability with arguments that it can take."""
+    layer, x, dy = in_corner(subject, 0.0, 2.0, -1.0).values()
+    g, plan = layer.adapter.g, Plan((0.5, 0.25, 0.5), 0.5, 0.25, 0.5, 1.0)
+    calls: dict[str, Callable[[], Any]] = {
+        "forward": lambda: subject.forward(layer, x),
+        "gradients": lambda: subject.gradients(layer, x, dy),
+        "training_forward": lambda: subject.training_forward(layer, x, 0.5, 0),
+        "training_gradients": lambda: subject.training_gradients(layer, x, dy, 0.5, 0),
+        "prox": lambda: subject.prox(g, 0.25),
+        "gate_steps": lambda: subject.gate_steps(g, np.stack([g, g]), plan),
+        "penalty": lambda: subject.penalty([g], 0.5),
+        "train": lambda: subject.train(layer, np.stack([x, x]), np.stack([dy, dy]), plan),
+        "prune": lambda: subject.prune(layer),
+        "merge": lambda: subject.merge(layer),
+        "unmerge": lambda: subject.unmerge(layer),
+        "count": lambda: subject.count({"m": layer}),
+        "ranks": lambda: subject.ranks({"m": layer}),
+    }
+    if layer.W0.ndim == 2:
+        calls["accumulate"] = lambda: subject.accumulate(layer, [(x, dy), (x, dy)])
+    return calls
+
+
+@check(
+    "SORA-LINEAR-1",
+    "the map",
+    formula=EQUATION,
+    source="SoRA eq. 6-9",
+    requires="forward",
+    level="core",
+    examples=one_problem,
+)
+def forward(subject: Subject, layer: Layer, x: Floats, dy: Floats) -> None:
+    """Every shape, rank 0 and an empty batch included, with and without a bias."""
+    y = subject.forward(layer, x)
+    precision = subject.precision
+    guesses = (lambda: _wrong_forwards(layer, x)) if layer.W0.ndim == 2 else None
+    agree("y", y, exact_forward(layer, x), forward_bound(layer, x, precision), precision, guesses)
+
+
+def _wrong_forwards(layer: Layer, x: Floats) -> dict[str, Any]:
+    W0, b, A, g, B, s = layer
+    g = layer.adapter.g
+    base = x @ W0.T + (0 if b is None else b)
+    z = x @ A.T
+    r = max(len(g), 1)
+    return {
+        "the map without s": base + (z * g) @ B.T,
+        "the map without the gate": base + s * (z @ B.T),
+        "the map with |g|, which loses the sign of the gate": base + s * ((z * np.abs(g)) @ B.T),
+        "the map with g²: the gate acts twice": base + s * ((z * g * g) @ B.T),
+        "the map without the bias b": x @ W0.T + s * ((z * g) @ B.T),
+        "the branch alone, without the frozen layer": s * ((z * g) @ B.T),
+        "the frozen layer alone, without the branch": base,
+        "the map with s in the frozen path too": s * (base + (z * g) @ B.T),
+        "the map with s²: the scale acts twice": base + s * s * ((z * g) @ B.T),
+        "the map with s·r, α where α/r is meant": base + s * r * ((z * g) @ B.T),
+        "the map with s/r: the rank divides twice": base + s / r * ((z * g) @ B.T),
+        "the map with s·√r, rsLoRA's scale": base + s * np.sqrt(r) * ((z * g) @ B.T),
+        "the map with the branch subtracted": base - s * ((z * g) @ B.T),
+        "the map with the gate squashed by a sigmoid": base + s * ((z / (1 + np.exp(-g))) @ B.T),
+    }
+
+
+@check(
+    "SORA-LINEAR-1.dropout",
+    "dropout on the branch's input alone",
+    formula="y = x W0ᵀ + b + s·((drop(x) Aᵀ) ⊙ g) Bᵀ, drop(x) = keep ⊙ x/(1 − p)",
+    source="released code",
+    requires="training_forward",
+    examples=lambda subject: st.fixed_dictionaries({"p": st.sampled_from((0.5, 0.75)), "seed": st.integers(0, 2**16)}),
+    applies=one_mask,
+)
+def dropout(subject: Subject, p: float, seed: int) -> None:
+    """s·g_i·A_i is an input, minus minus the other, or their sum, and B sends each to an output of its own.
+
+    So the branch shows the mask twice: an output of two inputs is the sum of theirs only if the mask acts on x.
+    """
+    make = partial(np.array, dtype=subject.dtype)
+    W0, b = make([[0, 0], [0, 0], [0, 0], [1, 0]]), make([0, 0, 0, 2]) if subject.adapter.biased else None
+    if subject.adapter.gated:
+        A, g, s = make([[1, 0], [0, -1], [1, 1]]), make([0.5, -0.5, 0.5]), 2.0
+    else:
+        A, g, s = make([[0.5, 0], [0, 0.5], [0.5, 0.5]]), make([1, 1, 1]), 2.0
+    layer = Layer(W0, b, A, g, make(np.eye(4, 3)), s)
+    x = np.ones((1024, 2), subject.dtype)
+    y = subject.training_forward(layer, x, p, seed)
+    if not np.array_equal(y, subject.training_forward(layer, x, p, seed)):
+        raise Refusal("two masks from one seed differ: expected equal masks")
+    if not (y[:, 3] == (1 if b is None else 3)).all():
+        raise Refusal("the frozen path is not x W0ᵀ + b: expected dropout on the branch's input alone", quantity="y")
+    dropped = y[:, :2]
+    values = sorted({float(value) for value in dropped.ravel()})
+    if not set(values) <= {0.0, 1 / (1 - p)}:
+        likely = "x ⊙ keep without the division by 1 − p" if set(values) <= {0.0, 1.0} else ""
+        likely = likely or ("x ⊙ keep / p" if set(values) <= {0.0, 1 / p} else "")
+        raise Refusal(
+            f"drop(1) takes the values {values[:4]}: expected 0 and 1/(1 − p) = {1 / (1 - p)}", guesses=(likely,)
+        )
+    # Hoeffding: a share of N independent draws is further than t from its mean with probability 2·exp(−2Nt²) at most.
+    share, width = float((dropped == 0).mean()), np.sqrt(np.log(2e12) / (2 * dropped.size))
+    if abs(share - p) > width:
+        raise Refusal(
+            f"{share:.3f} of the inputs are dropped: expected p = {p} within {width:.3f} (all but once in 10¹² runs)",
+            guesses=("p taken for the probability to keep",) if abs(share - (1 - p)) <= width else (),
+        )
+    if (dropped[:, 0] == dropped[:, 1]).all():
+        raise Refusal("both inputs of every row are dropped together: expected one draw for every entry of x")
+    if not np.array_equal(y[:, 2], dropped.sum(axis=1)):
+        raise Refusal(
+            "an output of both inputs is not the sum of those of one: expected one mask, on x",
+            guesses=("dropout after A, or on the branch's output",),
+        )
+
+
+@check(
+    "SORA-LINEAR-3",
+    "the gradients",
+    formula=GRADIENTS,
+    source="derived from SoRA eq. 6-9",
+    requires="gradients",
+    level="core",
+    examples=one_problem,
+)
+def gradients(subject: Subject, layer: Layer, x: Floats, dy: Floats) -> None:
+    """All of them, against the exact ones."""
+    if subject.has["gradients"] == "train":
+        x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    _gradients_agree(subject, layer, x, dy, subject.gradients(layer, x, dy))
+
+
+def _gradients_agree(subject: Subject, layer: Layer, x: Floats, dy: Floats, found: dict[str, Floats]) -> None:
+    exact, precision = exact_gradients(layer, x, dy), subject.precision
+    exact["dB"] = in_blocks(exact["dB"], subject.adapter.layout.groups)
+    bounds = gradient_bounds(layer, x, dy, precision)
+    for name in ("dB", "dg", "dA", "dx"):
+        if name in found:
+            bound = bounds[name]
+            if subject.has["gradients"] == "train":  # a difference of two stored numbers, θ − (θ − G)
+                theta = getattr(layer.adapter, name[1:])
+                bound = bound + 2 * precision.unit * (np.abs(theta) + 2 * np.abs(found[name]))
+            guesses = partial(_wrong_gradients, name, layer, x, dy) if layer.W0.ndim == 2 else None
+            agree(name, found[name], exact[name], bound, precision, guesses)
+
+
+def _wrong_gradients(name: str, layer: Layer, x: Floats, dy: Floats) -> dict[str, Any]:
+    W0, _, A, _, B, s = layer
+    g = layer.adapter.g
+    rows, drows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    z, v = rows @ A.T, s * (drows @ B)
+    branch = s * ((dy @ B) * g) @ A  # of dx
+    right = {"dB": s * drows.T @ (z * g), "dg": (v * z).sum(0), "dA": (v * g).T @ rows, "dx": dy @ W0 + branch}[name]
+    own = {
+        "dB": {"dB without the gate": s * drows.T @ z},
+        "dA": {"dA without the gate": v.T @ rows},
+        "dg": {
+            "dg of the gated z, v ⊙ z ⊙ g, which freezes closed gates": (v * z * g).sum(0),
+            "dg with |·| taken in every row": np.abs(v * z).sum(0),
+        },
+        "dx": {
+            "dx of the frozen path alone": dy @ W0,
+            "dx of the branch alone": branch,
+            "dx without the gate": dy @ W0 + s * (dy @ B) @ A,
+            "dx without s": dy @ W0 + branch / s,
+        },
+    }[name]
+    return own | {
+        f"{name} without s": right / s,
+        f"{name} with s²": right * s,
+        f"−{name}: the sign": -right,
+        f"{name} divided by the number of rows": right / max(len(rows), 1),
+        f"half of {name}": right / 2,
+        f"twice {name}": 2 * right,
+    }
+
+
+@check(
+    "SORA-LINEAR-3.dropout",
+    "the gradients under dropout, with the forward's own mask",
+    formula="dA = (v ⊙ g)ᵀ drop(x), dx = dy W0 + drop((v ⊙ g)A) with the same mask",
+    source="derived from SORA-LINEAR-1",
+    requires=("training_forward", "training_gradients"),
+    examples=lambda subject: st.fixed_dictionaries(
+        {"p": st.just(0.5), "seed": st.integers(0, 2**16), "dy": array((3, 4), subject.dtype)}
+    ),
+    applies=one_mask,
+)
+def dropout_gradients(subject: Subject, p: float, seed: int, dy: Floats) -> None:
+    """The mask is read off the forward; p = 1/2 makes every scale exact."""
+    one, x = np.eye(4, dtype=subject.dtype), np.ones((3, 4), subject.dtype)
+    g = np.array([1, 2, -1, 0.5] if subject.adapter.gated else [1, 1, 1, 1], subject.dtype)
+    layer = Layer(2 * one, None, one, g, one, 2.0)
+
+    def mask(key: int) -> Floats:
+        dropped: Floats = (subject.training_forward(layer, x, p, key) - 2 * x) / (2 * g)
+        return dropped
+
+    def expected(drop: Floats) -> dict[str, Floats]:
+        v = 2 * dy
+        return {"dA": (v * g).T @ drop, "dB": v.T @ (drop * g), "dg": (v * drop).sum(0), "dx": 2 * dy + drop * v * g}
+
+    right, fresh, plain = (expected(drop) for drop in (mask(seed), mask(seed + 1), x))
+    found = subject.training_gradients(layer, x, dy, p, seed)
+    for name, exact in right.items():
+        if name in found and not np.array_equal(found[name], exact):
+            likely = "a mask of its own, drawn anew" if np.array_equal(found[name], fresh[name]) else ""
+            likely = "no mask at all" if np.array_equal(found[name], plain[name]) else likely
+            raise Refusal(f"{name} is not that of the mask the forward drew", quantity=name, guesses=(likely,))
+
+
+@check(
+    "SORA-LINEAR-4",
+    "a closed gate stops the gradients of its row and column, and not its own",
+    formula="g_i = 0 ⇒ dA[i, :] = 0 and dB[:, i] = 0 exactly; dg_i = Σₙ v_i z_i",
+    source="derived from SORA-LINEAR-3",
+    requires="gradients",
+    level="core",
+    examples=lambda subject: problems(subject, least=1, leading=((1,), (2,)), gates=st.sampled_from((0.0, 1.0))),
+    applies=lambda subject: None if subject.adapter.gated else "the implementation has no gates",
+)
+def closed_gates(subject: Subject, layer: Layer, x: Floats, dy: Floats) -> None:
+    """Exact zeros, and the closed gate's own gradient within its bound."""
+    found = subject.gradients(layer, x, dy)
+    closed = layer.adapter.g == 0
+    for name, part in (("dA", found["dA"][closed]), ("dB", found["dB"][:, closed])):
+        if part.any():
+            raise Refusal(
+                f"{name} is {part.ravel()[0]!r} in a component whose gate is zero: expected exactly 0", quantity=name
+            )
+    exact, precision = exact_gradients(layer, x, dy), subject.precision
+    bound = gradient_bounds(layer, x, dy, precision)["dg"]
+    if subject.has["gradients"] == "train":
+        bound = bound + 2 * precision.unit * (np.abs(layer.adapter.g) + 2 * np.abs(found["dg"]))
+    frozen = "no gradient at all: closed gates never come back"
+    guess = np.where(closed, 0.0, exact["dg"].astype(float))
+    agree("dg", found["dg"], exact["dg"], bound, precision, lambda: {frozen: guess})
+
+
+@check(
+    "SORA-BOUND-2",
+    "y is as exact as the declared precision makes it",
+    formula="|ŷ − y| ≤ γ_N·S + (1 + γ_N)·Ω",
+    source="derived; Higham 2002",
+    requires="forward",
+    level="core",
+    examples=long_problems,
+)
+def forward_precision(subject: Subject, layer: Layer, x: Floats, dy: Floats) -> None:
+    """Numbers that need every bit: less than the declared precision shows."""
+    y, precision, exact = subject.forward(layer, x), subject.precision, exact_forward(layer, x)
+    try:
+        agree("y", y, exact, forward_bound(layer, x, precision), precision)
+    except Refusal as refusal:
+        away = np.abs(y - exact.astype(float))
+        within = [p.name for p in LOWER if (away <= forward_bound(layer, x, p)).all()]
+        if within and within[0] != precision.name:
+            refusal.guesses = (f"y lies within the bound of {within[0]}: something is computed in that",)
+        raise
+
+
+@check(
+    "SORA-BOUND-4",
+    "the gradients are as exact as the declared precision makes them",
+    formula="|dθ̂ − dθ| ≤ γ_N·S + (1 + γ_N)·Ω, N by gradient",
+    source="derived; Higham 2002",
+    since="0.2",
+    requires="gradients",
+    level="core",
+    examples=long_problems,
+)
+def gradient_precision(subject: Subject, layer: Layer, x: Floats, dy: Floats) -> None:
+    """Numbers that need every bit."""
+    found = subject.gradients(layer, x, dy)
+    try:
+        _gradients_agree(subject, layer, x, dy, found)
+    except Refusal as refusal:
+        if refusal.quantity in found:
+            exact = exact_gradients(layer, x, dy)[refusal.quantity].astype(float)
+            away = np.abs(found[refusal.quantity] - exact)
+            within = [p.name for p in LOWER if (away <= gradient_bounds(layer, x, dy, p)[refusal.quantity]).all()]
+            if within and within[0] != subject.precision.name:
+                refusal.guesses = (f"it lies within the bound of {within[0]}: something is computed in that",)
+        raise

@@ -1,0 +1,229 @@
+"""`sora-ref check`: anyone's SoRA against the specification, clause by clause."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sora_ref.conformance.json_report import as_json, as_junit
+from sora_ref.conformance.loading import expected_failures, load, misspelt
+from sora_ref.conformance.registry import Check, Level, known_ids, select
+from sora_ref.conformance.report import WORDS, lines
+from sora_ref.conformance.runner import EXAMPLES, Outcome, Report, check_adapter
+from sora_ref.errors import SoRAError
+from sora_ref.run.files import to_json, write_bytes, write_text
+
+_file = click.Path(path_type=Path, allow_dash=True)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.argument("address", required=False, metavar="[PKG.MODULE:ADAPTER]")
+@click.option(
+    "--level", type=click.Choice(["core", "full"]), default="full", show_default=True, help="What is required."
+)
+@click.option(
+    "--dtype", type=click.Choice(["float64", "float32"]), help="Of the arrays; the adapter's best by default."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Equal seeds, equal examples.")
+@click.option(
+    "--max-examples", type=click.IntRange(min=1), default=EXAMPLES, show_default=True, help="For every check."
+)
+@click.option("--only", multiple=True, metavar="ID", help="This check or clause, and others so named; no badge then.")
+@click.option("--expect-failure", multiple=True, metavar="ID=REASON", help="Known not to hold; wrong where it holds.")
+@click.option("--json", "json_file", type=_file, metavar="FILE", help="The report as JSON; - is standard output.")
+@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="The report as JUnit XML.")
+@click.option("--identify", is_flag=True, help="Find out which of the known variants it is, and print its choices.")
+@click.option("--self", "itself", is_flag=True, help="Check the specification's own functions, on every backend.")
+@click.option("--museum", is_flag=True, help="Check that every wrong implementation is refused for the right clause.")
+@click.option("--list", "listing", is_flag=True, help="List the checks.")
+@click.option("--quiet", is_flag=True, help="No progress on standard error.")
+@click.pass_context
+def check(
+    context: click.Context,
+    address: str | None,
+    level: Level,
+    dtype: str | None,
+    seed: int,
+    max_examples: int,
+    only: tuple[str, ...],
+    expect_failure: tuple[str, ...],
+    json_file: Path | None,
+    junit: Path | None,
+    identify: bool,
+    itself: bool,
+    museum: bool,
+    listing: bool,
+    quiet: bool,
+) -> None:
+    """Check an implementation of SoRA against the specification, clause by clause.
+
+    PKG.MODULE:ADAPTER is a class (or an instance, or a function that makes one) that shows it; see
+    sora_ref.conformance.Adapter.  The current folder is searched first.  The status is 0 only if all required clauses
+    hold.
+    """
+    ours = itself or museum or listing
+    if (address is not None) + itself + museum + listing != 1:
+        raise click.UsageError("expected either pkg.module:Adapter or one of --self, --museum and --list")
+    if ours and (dtype or identify or json_file):
+        raise click.UsageError(
+            "--dtype, --identify and --json belong to an implementation: expected pkg.module:Adapter"
+        )
+    if (ours or identify) and (only or expect_failure or junit):
+        raise click.UsageError("--only, --expect-failure and --junit belong to the checks of an implementation")
+    if listing:
+        click.echo("\n".join(listed(select(level))))
+    if itself:
+        context.exit(_check_ourselves(level, seed, max_examples))
+    if museum:
+        context.exit(_visit_museum(seed, max_examples, quiet))
+    if address is None:
+        return
+    known_ids(only)
+    expected = expected_failures(expect_failure)
+    for path in (json_file, junit):
+        _require_writable(path)
+    if identify:
+        _identify(address, dtype, seed, json_file)
+        return
+    with _prints_go_to_standard_error(), _progress(select(level, only), quiet) as say:
+        adapter = load(address)
+        report = check_adapter(
+            adapter,
+            level=level,
+            dtype=dtype,
+            seed=seed,
+            max_examples=max_examples,
+            only=only,
+            expected_failures=expected,
+            say=say,
+        )
+    hints = [*misspelt(adapter), *_idle(expected, report)]
+    report = dataclasses.replace(report, notes=(*report.notes, *hints))
+    click.echo(_styled(lines(report, adapter, address)), err=_takes_stdout(json_file))
+    _write_json(json_file, as_json(report, adapter, address))
+    if junit is not None:
+        write_bytes(junit, as_junit(report, adapter, address))
+    context.exit(0 if report.holds else 1)
+
+
+def listed(checks: tuple[Check, ...]) -> list[str]:
+    """A line for every check: id, level, the version it came with, title, and what it needs."""
+    width = max(len(each.id) for each in checks)
+    return [
+        f"{each.id:<{width}}  {each.level}  {each.since}  {each.title} [{', '.join(each.requires)}]" for each in checks
+    ]
+
+
+def _check_ourselves(level: Level, seed: int, max_examples: int) -> int:
+    from sora_ref.conformance.reference import self_check
+
+    reports: list[Report] = self_check(click.echo, level=level, seed=seed, max_examples=max_examples)
+    return 0 if reports and all(report.holds for report in reports) else 1
+
+
+def _visit_museum(seed: int, max_examples: int, quiet: bool) -> int:
+    from sora_ref.conformance.museum import Verdict, last_line, visit_all
+
+    def say(verdict: Verdict) -> None:
+        if not (quiet and verdict.right):
+            click.echo(str(verdict))
+
+    verdicts = visit_all(say, seed=seed, max_examples=max_examples)
+    click.echo(last_line(verdicts))
+    return 0 if verdicts and all(verdict.right for verdict in verdicts) else 1
+
+
+def _identify(address: str, dtype: str | None, seed: int, json_file: Path | None) -> None:
+    from sora_ref.conformance.identify import identify
+
+    with _prints_go_to_standard_error():
+        found = identify(load(address), dtype=dtype, seed=seed)
+    click.echo("\n".join(found.lines()), err=_takes_stdout(json_file))
+    _write_json(json_file, found.as_json())
+
+
+def _idle(expected: Mapping[str, str], report: Report) -> list[str]:
+    """A sentence for every expected failure that nothing in the run bears on."""
+    looked_at = [each.check for each in report.outcomes if each.status != "skipped"]
+    used = {name for each in looked_at for name in (each.id, each.clause)}
+    return [f"the expected failure of {name} was not looked at" for name in expected if name not in used]
+
+
+def _require_writable(path: Path | None) -> None:
+    """Said before the checks run, and not after."""
+    if path is None or _takes_stdout(path):
+        return
+    if path.is_dir():
+        raise SoRAError(f"{path}: is a folder: expected the name of a file")
+    folder = next(each for each in Path(os.path.abspath(path)).parents if each.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise SoRAError(f"{path}: cannot be written: expected a writable folder, and {folder} is none")
+
+
+def _takes_stdout(path: Path | None) -> bool:
+    return str(path) == "-"
+
+
+def _write_json(path: Path | None, value: Any) -> None:
+    if path is None:
+        return
+    text = to_json(value, indent=2)
+    if _takes_stdout(path):
+        click.echo(text)
+    else:
+        write_text(path, text + "\n")
+
+
+@contextlib.contextmanager
+def _prints_go_to_standard_error() -> Iterator[None]:
+    """What an implementation prints is no part of the report."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+@contextlib.contextmanager
+def _progress(checks: tuple[Check, ...], quiet: bool) -> Iterator[Callable[[Outcome], None]]:
+    """A line on a terminal that says which check runs, gone when it is done."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda outcome: None
+        return
+    done = 0
+
+    def show(text: str) -> None:
+        sys.stderr.write("\r\x1b[K" + text)
+        sys.stderr.flush()
+
+    def running() -> None:
+        text = f"{done + 1}/{len(checks)} {checks[done].id}: {checks[done].title}" if done < len(checks) else ""
+        show(text[: shutil.get_terminal_size().columns - 1])  # what wraps is not erased
+
+    def say(outcome: Outcome) -> None:
+        nonlocal done
+        done += 1
+        if outcome.status not in ("passed", "skipped"):
+            show(f"{outcome.check.id}: {WORDS[outcome.status]}\n")
+        running()
+
+    running()
+    try:
+        yield say
+    finally:
+        show("")
+
+
+def _styled(text: list[str]) -> str:
+    """Colours, which `click.echo` drops where there is no terminal."""
+    colours = {"refused ": "red", "SoRA ": "green", "no badge": "red"}
+    styled = []
+    for line in text:
+        colour = next((colour for start, colour in colours.items() if line.startswith(start)), None)
+        styled.append(click.style(line, fg=colour, bold=True) if colour else line)
+    return "\n".join(styled)

@@ -1,0 +1,175 @@
+"""The implementation that a user names as pkg.module:Adapter; whatever is wrong with it is said in one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import os
+import re
+import sys
+import sysconfig
+import traceback
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from sora_ref import SPEC_VERSION
+from sora_ref.conformance.adapter import CAPABILITIES, Adapter, Layout, capabilities
+from sora_ref.conformance.choices import Choices
+from sora_ref.conformance.registry import known_ids
+from sora_ref.conformance.subject import Subject
+from sora_ref.errors import SoRAError
+
+ATTRIBUTES: tuple[str, ...] = tuple(Adapter.__annotations__)
+_EXPECTED = "expected pkg.module:Adapter, a module that can be imported and a name in it"
+_INSTALLED = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+_KIT = str(Path(__file__).resolve().parent) + os.sep
+
+
+def load(address: str) -> Adapter:
+    """The adapter at pkg.module:Name, a class, an instance or a function without arguments; SoRAError if it is none.
+
+    The current folder is looked in first, as `python -m` does.
+    """
+    module, colon, name = address.partition(":")
+    if module.endswith(".py"):
+        raise SoRAError(f"{address!r} names a file: expected a module, {_dotted(module)}:{name or 'Adapter'}")
+    if not colon or not all(part.isidentifier() for part in f"{module}.{name}".split(".")):
+        raise SoRAError(f"{address!r} names no implementation: {_EXPECTED}")
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    found: Any = _module(module)
+    others = _others(found)
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise SoRAError(f"{module} has no {name}: expected an adapter there{others}")
+        found = getattr(found, part)
+    return as_adapter(found, address)
+
+
+def as_adapter(found: Any, what: str = "") -> Adapter:
+    """The adapter that this is, or that this class or function makes; SoRAError, naming `what`, where there is none."""
+    what = what or (found.__name__ if inspect.isclass(found) or inspect.isfunction(found) else type(found).__name__)
+    if inspect.isclass(found) or (callable(found) and not isinstance(found, Adapter) and not capabilities(found)):
+        try:
+            found = found()
+        except (Exception, SystemExit) as error:
+            raise SoRAError(f"{what}() fails{_told(error)}: expected one that needs no arguments") from error
+    missing = [name for name in ATTRIBUTES if not hasattr(found, name)]
+    if not capabilities(found):
+        close = misspelt(found)
+        expected = close[0] if close else f"expected some of {', '.join(CAPABILITIES)}"
+        raise SoRAError(f"{what} has none of an adapter's methods: {expected}")
+    if missing:
+        raise SoRAError(
+            f"{what} has no {', '.join(missing)}: expected the attributes of sora_ref.conformance.Adapter, "
+            "which a subclass of it has"
+        )
+    adapter: Adapter = found
+    _check_attributes(adapter, what)
+    return adapter
+
+
+def expected_failures(words: Iterable[str]) -> dict[str, str]:
+    """Reasons by check or clause id, from ID=REASON; SoRAError for what is none, and for unknown ids."""
+    found = {}
+    for each in words:
+        name, _, reason = each.partition("=")
+        if not (name.strip() and reason.strip()):
+            raise SoRAError(f"{each!r} is no expected failure: expected ID=REASON, such as SORA-PROX-3='known'")
+        found[name.strip()] = reason.strip()
+    known_ids(found)
+    return found
+
+
+def misspelt(adapter: Any) -> list[str]:
+    """A sentence for every method that is no capability, but is called almost like one that the adapter lacks."""
+    lacking = [name for name in CAPABILITIES if name not in capabilities(adapter)]
+    own = [name for name in dir(type(adapter)) if not name.startswith("_") and not hasattr(Adapter, name)]
+    close = {name: difflib.get_close_matches(name, lacking, 1, 0.8) for name in own}
+    return [f"{name} is no capability: did you mean {match[0]}?" for name, match in close.items() if match]
+
+
+def _dotted(filename: str) -> str:
+    return ".".join(part for part in Path(filename).with_suffix("").parts if part.isidentifier())
+
+
+def _module(name: str) -> Any:
+    parents = {name.rsplit(".", k)[0] for k in range(name.count(".") + 1)}
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name in parents:
+            raise SoRAError(f"there is no module {error.name} here or installed: {_EXPECTED}") from error
+        raise SoRAError(f"{name} cannot be imported{_told(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise SoRAError(f"{name} cannot be imported{_told(error)}") from error
+
+
+def _told(error: BaseException) -> str:
+    """Where an error came from, and what it says."""
+    if isinstance(error, SyntaxError) and error.filename and error.lineno:
+        return f" ({_shown(error.filename)}, line {error.lineno}: {type(error).__name__}: {error.msg})"
+    message = " ".join(str(error).split()) or "no message"
+    return f" ({': '.join([*origin(error), type(error).__name__, message])})"
+
+
+def origin(error: BaseException) -> list[str]:
+    """File and line of the last frame that is neither Python's, nor ours, nor installed; empty where there is none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [each for each in frames if not each.filename.startswith((*_INSTALLED, _KIT, "<"))]
+    return [f"{_shown(own[-1].filename)}, line {own[-1].lineno}"] if own else []
+
+
+def _shown(filename: str) -> str:
+    path, here = Path(filename), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else filename
+
+
+def _others(module: Any) -> str:
+    """The adapters that a module defines."""
+    names = [
+        name
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and issubclass(value, Adapter) and value.__module__ == module.__name__
+    ]
+    return f", such as {', '.join(names)}" if names else ""
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+def _check_attributes(adapter: Adapter, what: str) -> None:
+    def need(name: str, right: bool, expected: str) -> None:
+        if not right:
+            raise SoRAError(f"{what} declares {name} = {getattr(adapter, name)!r}: expected {expected}")
+
+    need("name", isinstance(adapter.name, str), "a string")
+    version = adapter.spec_version
+    numbers = isinstance(version, str) and re.fullmatch(r"\d+(\.\d+)*", version) is not None
+    need("spec_version", numbers, f'a version such as "{SPEC_VERSION}"')
+    need("spec_version", _numbers(version) <= _numbers(SPEC_VERSION), f"{SPEC_VERSION} or earlier")
+    words = adapter.dtypes
+    a_list = isinstance(words, Sequence) and not isinstance(words, str) and all(isinstance(each, str) for each in words)
+    need("dtypes", a_list, 'a tuple of names, such as ("float64", "float32")')
+    need("choices", isinstance(adapter.choices, Choices), "an instance of sora_ref.conformance.Choices")
+    need("layout", isinstance(adapter.layout, Layout), "an instance of sora_ref.conformance.Layout")
+    need("layout", adapter.layout.groups >= 1 and adapter.layout.sites >= 1, "at least one group and one site")
+    need("gated", isinstance(adapter.gated, bool), "True or False")
+    need("biased", isinstance(adapter.biased, bool), "True or False")
+    need("least_rank", isinstance(adapter.least_rank, int) and adapter.least_rank >= 0, "a rank, 0 or more")
+    need("precision", adapter.precision is None or isinstance(adapter.precision, str), "None or a string")
+    assert Subject(adapter, "float64").precision  # raises where its words are unknown
+    hints = get_type_hints(Choices)
+    for field in dataclasses.fields(Choices):
+        value, hint = getattr(adapter.choices, field.name), hints[field.name]
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            expected = ", ".join(get_args(hint))
+            raise SoRAError(f"{what} declares the choice {field.name} = {value!r}: expected one of {expected}")
+    if adapter.choices.descend == "sgd" and adapter.choices.amount.startswith("metric"):
+        raise SoRAError(f"{what} declares a threshold in Adam's metric, and gates that descend by SGD: expected Adam's")
