@@ -159,6 +159,7 @@ def test_a_missing_capability_is_a_reason_and_fails_the_level_that_requires_it()
     assert skipped(report)["SORA-LINEAR-3"] == "needs gradients, which the adapter has not got"
     assert {o.check.id for o in report.outcomes if o.status == "passed"} == {
         "SORA-LINEAR-5",
+        "SORA-LINEAR-5.arguments",
         "SORA-LINEAR-1",
         "SORA-BOUND-2",
     }

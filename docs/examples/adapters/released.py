@@ -7,6 +7,7 @@ not got is missing here too: pruning, merging, and Algorithm 1 (its schedules ta
 from __future__ import annotations
 
 import zlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,7 @@ def clipped(grads: Mapping[str, Floats], limit: float | None) -> dict[str, Float
     """As torch clips: 1e-6 is added to the norm."""
     if limit is None:
         return dict(grads)
-    norm = np.sqrt(sum(float((grad * grad).sum()) for grad in grads.values()))
+    norm = math.sqrt(sum(float((grad * grad).sum()) for grad in grads.values()))
     return {name: grad * min(1.0, limit / (norm + CLIP_EPS)) for name, grad in grads.items()}
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from sora_ref.conformance.adapter import Floats
+from sora_ref.conformance.cases import whole
 from sora_ref.conformance.refusal import Refusal
 from sora_ref.conformance.registry import check
 from sora_ref.conformance.subject import Subject
@@ -20,11 +21,11 @@ def _modules(subject: Subject) -> st.SearchStrategy[dict[str, Any]]:
     groups, lowest = subject.adapter.layout.groups, max(subject.adapter.least_rank, 0)
     return st.fixed_dictionaries(
         {
-            "out": st.integers(1, 3).map(lambda k: groups * k),
-            "in_": st.integers(1, 4),
-            "r": st.integers(lowest, 6).map(lambda k: groups * k),
+            "out": whole(1, 3).map(lambda k: groups * k),
+            "in_": whole(1, 4),
+            "r": whole(lowest, 6).map(lambda k: groups * k),
             "alpha": st.sampled_from((16.0, 1.0)),
-            "seed": st.integers(0, 2**16),
+            "seed": whole(0, 2**16),
         }
     )
 
@@ -53,7 +54,7 @@ def scale(subject: Subject, out: int, in_: int, r: int, alpha: float, seed: int)
     formula="draw = f(seed, purpose, path)",
     source="derived; Salmon et al. 2011",
     requires="initial",
-    examples=lambda subject: st.fixed_dictionaries({"seed": st.integers(0, 2**16)}),
+    examples=lambda subject: st.fixed_dictionaries({"seed": whole(0, 2**16)}),
 )
 def keyed(subject: Subject, seed: int) -> None:
     """Equal keys give equal draws whatever came between; other seeds and modules give others."""
@@ -82,7 +83,7 @@ def keyed(subject: Subject, seed: int) -> None:
     formula="A ~ U(−1/√in, 1/√in), B = 0, g ~ N(0, 1) or a constant",
     source="released code",
     requires="initial",
-    examples=lambda subject: st.fixed_dictionaries({"seed": st.integers(0, 2**16)}),
+    examples=lambda subject: st.fixed_dictionaries({"seed": whole(0, 2**16)}),
 )
 def distributions(subject: Subject, seed: int) -> None:
     """Whole distributions, by the largest distance of the empirical one (Dvoretzky, Kiefer, Wolfowitz; Massart)."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sora_ref.bounds import BF16, FP16, TF32, precision_of
 from sora_ref.conformance.adapter import Floats, Layer, Missing, Plan
-from sora_ref.conformance.cases import array, in_corner, long_problems, problems
+from sora_ref.conformance.cases import array, in_corner, long_problems, problems, whole
 from sora_ref.conformance.judge import (
     agree,
     exact_forward,
@@ -176,7 +176,7 @@ def _wrong_forwards(layer: Layer, x: Floats) -> dict[str, Any]:
     formula="y = x W0ᵀ + b + s·((drop(x) Aᵀ) ⊙ g) Bᵀ, drop(x) = keep ⊙ x/(1 − p)",
     source="released code",
     requires="training_forward",
-    examples=lambda subject: st.fixed_dictionaries({"p": st.sampled_from((0.5, 0.75)), "seed": st.integers(0, 2**16)}),
+    examples=lambda subject: st.fixed_dictionaries({"p": st.sampled_from((0.5, 0.75)), "seed": whole(0, 2**16)}),
     applies=one_mask,
 )
 def dropout(subject: Subject, p: float, seed: int) -> None:
@@ -289,7 +289,7 @@ def _wrong_gradients(name: str, layer: Layer, x: Floats, dy: Floats) -> dict[str
     source="derived from SORA-LINEAR-1",
     requires=("training_forward", "training_gradients"),
     examples=lambda subject: st.fixed_dictionaries(
-        {"p": st.just(0.5), "seed": st.integers(0, 2**16), "dy": array((3, 4), subject.dtype)}
+        {"p": st.just(0.5), "seed": whole(0, 2**16), "dy": array((3, 4), subject.dtype)}
     ),
     applies=one_mask,
 )

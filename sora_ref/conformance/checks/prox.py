@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sora_ref.bounds import gamma
 from sora_ref.conformance.adapter import Floats
-from sora_ref.conformance.cases import array
+from sora_ref.conformance.cases import array, whole
 from sora_ref.conformance.choices import Choices
 from sora_ref.conformance.judge import agree, exactly, number
 from sora_ref.conformance.refusal import Refusal
@@ -78,9 +78,7 @@ def soft(subject: Subject, v: Floats, xi: float) -> None:
     source="SoRA eq. 11",
     requires="prox",
     level="core",
-    examples=lambda subject: st.fixed_dictionaries(
-        {"key": st.integers(0, 2**16), "xi": st.sampled_from((0.1, 1 / 3, 1e-3))}
-    ),
+    examples=lambda subject: st.fixed_dictionaries({"key": whole(0, 2**16), "xi": st.sampled_from((0.1, 1 / 3, 1e-3))}),
     deviation=released,
 )
 def zeros(subject: Subject, key: int, xi: float) -> None:
@@ -182,7 +180,7 @@ def optimality(subject: Subject, v: Floats, xi: float) -> None:
     requires="penalty",
     examples=lambda subject: st.fixed_dictionaries(
         {
-            "gates": st.lists(st.integers(0, 3), max_size=3).flatmap(
+            "gates": st.lists(whole(0, 3), max_size=3).flatmap(
                 lambda sizes: st.tuples(*(array((n,), subject.dtype, st.sampled_from(POINTS)) for n in sizes))
             ),
             "lam": st.sampled_from((1.0, 0.5, 0.25)),

@@ -7,6 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from sora_ref.conformance.cases import whole
 from sora_ref.conformance.judge import Guesses
 from sora_ref.conformance.refusal import Refusal
 from sora_ref.conformance.registry import check
@@ -59,9 +60,9 @@ def _rates(peak: float, total: int, warmup: int) -> list[float]:
     formula="η_t = peak·min(t/W, (total + 1 − t)/(total + 1 − W)), W = max(warm-up, 1)",
     source="SORA-SCHED-2, counted without its wasted step",
     requires="learning_rates",
-    examples=lambda subject: st.integers(1, 12).flatmap(
+    examples=lambda subject: whole(1, 12).flatmap(
         lambda total: st.fixed_dictionaries(
-            {"peak": st.sampled_from((1.0, 0.001)), "total": st.just(total), "warmup": st.integers(0, total)}
+            {"peak": st.sampled_from((1.0, 0.001)), "total": st.just(total), "warmup": whole(0, total)}
         )
     ),
 )
@@ -93,7 +94,7 @@ def learning_rates(subject: Subject, peak: float, total: int, warmup: int) -> No
             "kind": st.sampled_from(("linear", "log_linear", "exp_linear")),
             "start": st.sampled_from((0.25, 0.5)),
             "stop": st.sampled_from((1.0, 2.0)),
-            "stages": st.integers(1, 6),
+            "stages": whole(1, 6),
         }
     ),
 )
@@ -124,7 +125,7 @@ def thresholds(subject: Subject, kind: str, start: float, stop: float, stages: i
         {
             "xi0": st.sampled_from((0.0, 0.1, 0.25)),
             "delta": st.sampled_from((0.1, 0.25, 0.05)),
-            "stages": st.integers(0, 6),
+            "stages": whole(0, 6),
             "beyond": st.sampled_from((0, 0.5)),
         }
     ),
@@ -156,7 +157,7 @@ def algorithm_1(subject: Subject, xi0: float, delta: float, stages: int, beyond:
     source="SoRA Algorithm 1",
     requires="stage_rates",
     examples=lambda subject: st.fixed_dictionaries(
-        {"stages": st.integers(2, 3), "total": st.integers(1, 5), "warmup": st.integers(0, 1)}
+        {"stages": whole(2, 3), "total": whole(1, 5), "warmup": whole(0, 1)}
     ),
 )
 def stages(subject: Subject, stages: int, total: int, warmup: int) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sora_ref.bounds import gamma
 from sora_ref.conformance.adapter import Floats, Layer, Plan, Triple
-from sora_ref.conformance.cases import array, layers
+from sora_ref.conformance.cases import array, layers, whole
 from sora_ref.conformance.checks.gate import departs, scaled_plan
 from sora_ref.conformance.choices import Choices
 from sora_ref.conformance.judge import agree, exact_gradients, gradient_bounds
@@ -61,7 +61,7 @@ def runs(
         def one(draw: st.DrawFn) -> dict[str, Any]:
             layer = draw(layers(subject, least=1, most=2, gates=st.sampled_from(gates)))
             lead, dtype = layer.W0.shape[:-2], subject.dtype
-            n = draw(st.integers(1, 2))
+            n = draw(whole(1, 2))
             numbers = st.sampled_from(NUMBERS)
             plan = scaled_plan(subject.choices, lrs or (0.125,) * (count + 1), 0.02)
             plan = Plan(plan.lrs, plan.peak, plan.strength, decay, draw(st.sampled_from(clips)))
