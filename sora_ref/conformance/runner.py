@@ -113,10 +113,15 @@ def run_check(
     return Outcome(each, "passed", seconds=seconds)
 
 
+_OF_GATES = {"prox", "gate_steps", "penalty", "prune"}
+
+
 def not_applicable(subject: Subject, each: Check) -> str:
     """Why a check is skipped, or nothing."""
     if _version(each.since) > _version(subject.adapter.spec_version):
         return f"came with version {each.since}; the adapter targets {subject.adapter.spec_version}"
+    if not subject.adapter.gated and not _OF_GATES.isdisjoint(each.requires):
+        return "the implementation has no gates"
     missing = [name for name in each.requires if name not in subject.has]
     if missing:
         return f"needs {' and '.join(missing)}, which the adapter has not got"

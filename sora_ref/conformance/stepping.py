@@ -47,7 +47,7 @@ class Descended(NamedTuple):
 
     theta: Ranged
     metric: tuple[Floats, Floats] | None
-    untouched: Floats | None
+    untouched: tuple[Floats, Floats] | None
 
 
 def exactly_known(x: Floats) -> Ranged:
@@ -87,7 +87,9 @@ def descend(
         grad = grads[-1]
         middle, _ = SGD(decay).update(theta, grad.middle, zero_moments(theta), 1, lr)
         size = lr * (np.abs(grad.middle) + grad.radius)
-        radius = lr * grad.radius + gamma(6, U) * (size + lr * decay * np.abs(theta)) + 2 * U * np.abs(theta)
+        radius = (
+            lr * grad.radius + gamma(6, U) * (size + lr * decay * np.abs(theta)) + (2 + bool(decay)) * U * np.abs(theta)
+        )
         return Descended(Ranged(middle, radius), None, None)
     return _adam(how, choices, theta, grads, lr, decay, U)
 
@@ -128,7 +130,7 @@ def _adam(
     step = lr / correction1 * moments.m / (optimiser.metric(moments, t))
     away = np.maximum(ends.max(axis=0) - step, step - ends.min(axis=0)) + spread
     radius = (1 + lr * decay) * away + gamma(6, U) * np.abs(step) + (2 + 4 * bool(decay)) * U * np.abs(theta)
-    return Descended(Ranged(middle, radius), metric, high == 0)
+    return Descended(Ranged(middle, radius), metric, (high == 0, low == 0))
 
 
 def amount(choices: Choices, plan: Plan, t: int, step: Descended, U: float) -> tuple[Floats, Floats]:
@@ -144,7 +146,8 @@ def amount(choices: Choices, plan: Plan, t: int, step: Descended, U: float) -> t
     low, high = product * (1 - 4 * U) / step.metric[1], product * (1 + 4 * U) / step.metric[0]
     if choices.amount == "metric":
         assert step.untouched is not None
-        low, high = np.where(step.untouched, 0.0, low), np.where(step.untouched, 0.0, high)
+        certainly, perhaps = step.untouched
+        low, high = np.where(perhaps, 0.0, low), np.where(certainly, 0.0, high)
     return low, high
 
 

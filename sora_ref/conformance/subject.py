@@ -41,6 +41,8 @@ class Subject:
         self.changed: list[str] = []
         self.has: dict[str, str] = {name: name for name in own}
         for name, source in reversed(DERIVED.items()):
+            if not adapter.gated and name != "gradients":
+                continue  # no gate moves
             if name not in own and source in self.has and (name != "gradients" or self.choices.weights == "sgd"):
                 self.has[name] = self.has[source]
 

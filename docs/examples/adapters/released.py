@@ -6,8 +6,8 @@ not got is missing here too: pruning, merging, and Algorithm 1 (its schedules ta
 
 from __future__ import annotations
 
-import zlib
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -21,6 +21,7 @@ from sora_ref.conformance.stepping import (
     Span,
     agree_with_span,
     clipped,
+    exactly_known,
     gate_span,
     lies_in,
     unit,
@@ -100,6 +101,8 @@ def _gradients(subject: Subject, layer: Layer, x: Floats, dy: Floats, plan: Plan
     exact, bounds = exact_gradients(layer, x, dy), gradient_bounds(layer, x, dy, subject.precision)
     found = {name: Ranged(exact[f"d{name}"].astype(float), bounds[f"d{name}"]) for name in NAMES}
     found["B"] = Ranged(*(_stored(subject, part) for part in found["B"]))
+    if not subject.adapter.gated:
+        found["g"] = exactly_known(np.zeros(len(layer.adapter.g)))
     U = unit(subject.precision)
     if subject.choices.loss_l1:
         g = layer.adapter.g.astype(float)
@@ -125,7 +128,7 @@ def judge_run(
     states = subject.train(layer, xs, dys, plan)
     for t in range(1, len(xs) + 1):
         spans = spans_of(subject, layer, states, xs, dys, plan, t)
-        for name in names:
+        for name in names if subject.adapter.gated else ("A", "B"):
             got = getattr(states[t - 1], name)
             if name == "B":
                 got = _stored(subject, got)
