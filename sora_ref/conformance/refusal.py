@@ -38,10 +38,10 @@ class Refusal(AssertionError):  # noqa: N818 - what a check does, and no error o
         return ", or ".join(self.guesses[:2])
 
     def narrow(self, others: Iterable[Refusal]) -> None:
-        """Keep the guesses that fit other counterexamples too: a small one fits many."""
+        """Keep the guesses that fit the other counterexamples too: a small one fits many."""
         for other in others:
-            if other.quantity == self.quantity and other.guesses:
-                self.guesses = tuple(guess for guess in self.guesses if guess in other.guesses) or self.guesses
+            if other.quantity == self.quantity:
+                self.guesses = tuple(guess for guess in self.guesses if guess in other.guesses)
 
 
 def shown(value: Any) -> str:

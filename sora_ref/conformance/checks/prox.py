@@ -58,6 +58,7 @@ def soft(subject: Subject, v: Floats, xi: float) -> None:
         "the released code's three lines, whose dead zone is 2ξ": released_threshold(v, xi),
         "the soft threshold": soft_threshold(v, xi),
         "a hard threshold, which keeps what is above ξ as it is": np.where(np.abs(v) > xi, v, 0),
+        "a hard threshold, which keeps what is not below ξ as it is": np.where(np.abs(v) >= xi, v, 0),
         "the released code's map without its isolated points": np.where(np.abs(v) >= 2 * xi, v - xi * np.sign(v), 0),
         "a subgradient step v − ξ·sgn(v), which crosses zero": v - xi * np.sign(v),
         "relu: negative gates are cut to zero": np.maximum(v - xi, 0),
