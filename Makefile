@@ -9,7 +9,7 @@ export SORA_REF_CACHE ?= $(CURDIR)/.cache
 .PHONY: help demo demo-quick test weights lint oracles vectors conformance-vectors docs mutants mutants-sample clean
 
 help:  ## List the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' Makefile
 
 demo: .venv/run  ## Fine-tune MiniLM with SoRA on real data, prune, prove it, export; with its controls (under 15 minutes).
 	$(BIN)/sora-ref demo

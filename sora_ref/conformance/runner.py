@@ -178,7 +178,7 @@ def _looked_at(subject: Subject, each: Check, case: dict[str, Any]) -> None:
     """The check on one example; whatever else it raises over what came back is a refusal too."""
     try:
         each.body(subject, **case)
-    except (Refusal, Missing, SoRAError):
+    except (Refusal, Missing):
         raise
     except (Exception, SystemExit) as error:
         raise Refusal(f"what came back cannot be used ({type(error).__name__}: {error})") from error
@@ -244,8 +244,9 @@ def subject_of(adapter: Adapter, dtype: str | None = None) -> tuple[Subject, lis
     _require_known_version(adapter)
     dtype, notes = chosen_dtype(adapter, dtype)
     subject = Subject(adapter, dtype, believed=believes(adapter))
+    judged_by = subject.precision.name  # SoRAError for a precision that is none
     if adapter.precision and not subject.believed:
-        notes.append(f"declares {adapter.precision}, but computes in float64: judged by {subject.precision.name}")
+        notes.append(f"declares {adapter.precision}, but computes in float64: judged by {judged_by}")
     return subject, notes
 
 

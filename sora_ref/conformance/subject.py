@@ -102,7 +102,7 @@ class Subject:
         lr = 1.0  # then ξ, λ and η·λ are one number
         rate = {"xi": xi, "lr-lambda": xi / lr}.get(self.choices.amount)
         if rate is None:
-            raise SoRAError(f"{self.name}: the map of a rule in Adam's metric: expected the capability prox itself")
+            raise Missing("prox")  # the map of a rule in Adam's metric shows in no step of its own
         after: Floats = self.gate_steps(v, np.zeros((1, *v.shape), v.dtype), Plan((lr, lr), lr, rate))[0]
         return after
 
@@ -111,7 +111,7 @@ class Subject:
         if self.has["gate_steps"] == "gate_steps":
             return self._array("gate_steps", self._call("gate_steps", g.copy(), grads.copy(), plan), grads.shape)
         if len(grads) != 1:
-            raise SoRAError("only the first step of a gate can be had from whole steps: expected one gradient")
+            raise Missing("gate_steps")  # whole steps show only the first step of a gate alone
         layout, r = self.adapter.layout, len(g)
         if r % layout.groups:
             raise Missing("gate_steps")  # of gates that do not fill the slices

@@ -63,11 +63,26 @@ def straight(layer: Layer) -> Layer:
     return layer._replace(W0=layer.W0.T, A=layer.A.T, B=layer.B.T)
 
 
-class Fused(Adapter):
+class Stepping(Adapter):
+    """What has gradients of its own and takes its steps as the plain implementation does."""
+
+    inner: ClassVar[PlainSoRA] = PlainSoRA()
+
+    def prox(self, v: Floats, xi: float) -> Floats:
+        return self.inner.prox(v, xi)
+
+    def train(self, layer: Layer, xs: Floats, dys: Floats, plan: Plan) -> Sequence[Triple]:
+        after = []
+        for t, (x, dy) in enumerate(zip(xs, dys, strict=True)):
+            layer = self.inner.step(layer, self.inner.clip(self.gradients(layer, x, dy), plan.clip), plan, t)
+            after.append(Triple(layer.A, layer.g, layer.B))
+        return after
+
+
+class Fused(Stepping):
     """Three projections in one, each with a triple of its own, as a fused QKV layer has them."""
 
     layout = Layout(groups=3)
-    inner: ClassVar[PlainSoRA] = PlainSoRA()
 
     def whole(self, layer: Layer) -> Layer:
         return layer._replace(B=grouped(layer.B, 3))
@@ -89,9 +104,6 @@ class Fused(Adapter):
         found = dict(self.inner.gradients(self.whole(layer), x, dy))
         return found | {"dB": ungrouped(found["dB"], 3)}
 
-    def prox(self, v: Floats, xi: float) -> Floats:
-        return self.inner.prox(v, xi)
-
     def prune(self, layer: Layer) -> Layer:
         """Slices keep one rank: that of the one with most open gates; closed ones fill the others up."""
         g, A, B = (np.split(part, 3) for part in (layer.g, layer.A, layer.B))
@@ -106,19 +118,11 @@ class Fused(Adapter):
     def merge(self, layer: Layer) -> Floats:
         return self.inner.merge(self.whole(layer))
 
-    def train(self, layer: Layer, xs: Floats, dys: Floats, plan: Plan) -> Sequence[Triple]:
-        after = []
-        for t, (x, dy) in enumerate(zip(xs, dys, strict=True)):
-            layer = self.inner.step(layer, self.inner.clip(self.gradients(layer, x, dy), plan.clip), plan, t)
-            after.append(Triple(layer.A, layer.g, layer.B))
-        return after
 
-
-class Tied(Adapter):
+class Tied(Stepping):
     """One triple for two frozen layers."""
 
     layout = Layout(sites=2)
-    inner: ClassVar[PlainSoRA] = PlainSoRA()
 
     def at(self, layer: Layer, k: int) -> Layer:
         return layer._replace(W0=layer.W0[k], b=None if layer.b is None else layer.b[k])
@@ -131,21 +135,11 @@ class Tied(Adapter):
         summed = {name: one[name] + two[name] for name in ("dA", "dg", "dB")}
         return {"dx": np.stack([one["dx"], two["dx"]]), **summed}
 
-    def prox(self, v: Floats, xi: float) -> Floats:
-        return self.inner.prox(v, xi)
-
     def prune(self, layer: Layer) -> Layer:
         return self.inner.prune(layer)
 
     def merge(self, layer: Layer) -> Floats:
         return np.stack([self.inner.merge(self.at(layer, k)) for k in range(2)])
-
-    def train(self, layer: Layer, xs: Floats, dys: Floats, plan: Plan) -> Sequence[Triple]:
-        after = []
-        for t, (x, dy) in enumerate(zip(xs, dys, strict=True)):
-            layer = self.inner.step(layer, self.inner.clip(self.gradients(layer, x, dy), plan.clip), plan, t)
-            after.append(Triple(layer.A, layer.g, layer.B))
-        return after
 
 
 class WholeSteps(Adapter):

@@ -34,6 +34,11 @@ def points(subject: Subject) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({"v": v, "xi": st.sampled_from(THRESHOLDS)})
 
 
+def all_points(subject: Subject) -> list[dict[str, Any]]:
+    """Every point at every threshold."""
+    return [{"v": np.array(POINTS, subject.dtype), "xi": xi} for xi in THRESHOLDS]
+
+
 @check(
     "SORA-PROX-1",
     "the soft threshold",
@@ -42,7 +47,7 @@ def points(subject: Subject) -> st.SearchStrategy[dict[str, Any]]:
     requires="prox",
     level="core",
     examples=points,
-    always=lambda subject: [{"v": np.array(POINTS, subject.dtype), "xi": xi} for xi in THRESHOLDS],
+    always=all_points,
     deviation=released,
 )
 def soft(subject: Subject, v: Floats, xi: float) -> None:
@@ -130,7 +135,7 @@ def special(subject: Subject) -> None:
     requires="prox",
     level="core",
     examples=points,
-    always=lambda subject: [{"v": np.array(POINTS, subject.dtype), "xi": xi} for xi in THRESHOLDS],
+    always=all_points,
     deviation=released,
 )
 def laws(subject: Subject, v: Floats, xi: float) -> None:
@@ -155,7 +160,7 @@ def laws(subject: Subject, v: Floats, xi: float) -> None:
     requires="prox",
     level="core",
     examples=points,
-    always=lambda subject: [{"v": np.array(POINTS, subject.dtype), "xi": xi} for xi in THRESHOLDS],
+    always=all_points,
     deviation=released,
 )
 def optimality(subject: Subject, v: Floats, xi: float) -> None:
