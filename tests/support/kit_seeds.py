@@ -31,13 +31,14 @@ def main() -> int:
     """A line for every refusal and, at the end, one for every adapter; 1 where there was any."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("seeds", type=int)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--max-examples", type=int, default=50)
     parser.add_argument("adapters", nargs="+", metavar="FILE.py:Adapter")
     given = parser.parse_args()
     refused = 0
     for address in given.adapters:
         began, checks, adapter = time.perf_counter(), 0, adapter_at(address)
-        for seed in range(given.seeds):
+        for seed in range(given.first, given.first + given.seeds):
             report = check_adapter(adapter, seed=seed, max_examples=given.max_examples)
             checks += report.counts()["passed"]
             for outcome in report.shortcomings():

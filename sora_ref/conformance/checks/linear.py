@@ -100,6 +100,8 @@ def arguments(subject: Subject) -> None:
                     continue
                 except Refusal as refusal:
                     if "dtype" in refusal.sentence:
+                        words = ", ".join(repr(each) for each in subject.adapter.dtypes if each != dtype)
+                        refusal.guesses = (f"{name} computes in {words} alone: then declare dtypes = ({words},)",)
                         raise
         if other.changed:
             raise Refusal(other.changed[0])
