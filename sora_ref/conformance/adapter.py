@@ -242,5 +242,5 @@ def capabilities(adapter: Any) -> tuple[str, ...]:
     return tuple(
         name
         for name in CAPABILITIES
-        if callable(getattr(adapter, name, None)) and getattr(type(adapter), name, None) is not vars(Adapter)[name]
+        if callable(own := getattr(adapter, name, None)) and getattr(own, "__func__", own) is not vars(Adapter)[name]
     )

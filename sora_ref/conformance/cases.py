@@ -17,9 +17,9 @@ from sora_ref.conformance.subject import Subject, grouped
 
 # Nonzero entries come first: a counterexample shrinks to ones, in which a lost factor shows, and not to zeros.
 ENTRIES = (1.0, 2.0, -1.0, 3.0, 0.5, -2.0, 0.0, 1.5, -0.25, -3.0)
-GATES = (1.0, 2.0, -1.0, 0.0, 0.5, -1.5)
+GATES = (1.0, 2.0, -1.0, 0.0, 0.5, -1.5, 2.0**-20)
 SCALES = (1.0, 2.0, 0.5, 16 / 3)
-LEADING: tuple[tuple[int, ...], ...] = ((1,), (2,), (), (2, 2), (0,), (1, 2, 1))
+LEADING: tuple[tuple[int, ...], ...] = ((1,), (2,), (), (2, 2), (0,), (1, 2, 1), (2, 3))
 
 
 def whole(least: int, most: int) -> st.SearchStrategy[int]:
@@ -112,7 +112,7 @@ def long_problems(draw: st.DrawFn, subject: Subject) -> dict[str, Any]:
     """Sums of 24 terms of full-mantissa numbers: what is computed in less than it is declared shows."""
     layout, rng = subject.adapter.layout, np.random.default_rng(draw(whole(0, 2**16)))
     groups, lead = layout.groups, () if layout.sites == 1 else (layout.sites,)
-    in_, out, part, n = 24, 2 * groups, 4, 2
+    (in_, part, n), out = draw(st.sampled_from(((24, 4, 2), (3, 4, 40), (3, 12, 2)))), 2 * groups
 
     def make(*shape: int) -> Floats:
         numbers: Floats = rng.standard_normal(shape).astype(subject.dtype)

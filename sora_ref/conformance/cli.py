@@ -7,11 +7,13 @@ import dataclasses
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+from hypothesis.configuration import set_hypothesis_home_dir
 
 from sora_ref.conformance.json_report import as_json, as_junit
 from sora_ref.conformance.loading import expected_failures, load, misspelt
@@ -19,7 +21,7 @@ from sora_ref.conformance.registry import Check, Level, known_ids, select
 from sora_ref.conformance.report import WORDS, lines
 from sora_ref.conformance.runner import EXAMPLES, Outcome, Report, check_adapter
 from sora_ref.errors import SoRAError
-from sora_ref.run.files import to_json, write_bytes, write_text
+from sora_ref.run.files import to_json, write_bytes
 
 _file = click.Path(path_type=Path, allow_dash=True)
 
@@ -93,6 +95,7 @@ def check(
     if identify:
         _identify(address, dtype, seed, json_file)
         return
+    set_hypothesis_home_dir(tempfile.gettempdir())  # it keeps constants, which are of no use here
     with _prints_go_to_standard_error(), _progress(select(level, only), quiet) as say:
         adapter = load(address)
         report = check_adapter(
@@ -110,7 +113,7 @@ def check(
     click.echo(_styled(lines(report, adapter, address)), err=_takes_stdout(json_file))
     _write_json(json_file, as_json(report, adapter, address))
     if junit is not None:
-        write_bytes(junit, as_junit(report, adapter, address))
+        _write(junit, as_junit(report, adapter, address))
     context.exit(0 if report.holds else 1)
 
 
@@ -179,7 +182,16 @@ def _write_json(path: Path | None, value: Any) -> None:
     if _takes_stdout(path):
         click.echo(text)
     else:
-        write_text(path, text + "\n")
+        _write(path, (text + "\n").encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whole or not at all; into what is no file, such as a pipe, without putting a file in its place."""
+    if path.exists() and not path.is_file():
+        with path.open("wb") as out:
+            out.write(data)
+    else:
+        write_bytes(path.resolve(), data)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ by the specification in float64; its own rounding is counted in U, so an impleme
 U is the relative error of one operation.  A moment after t steps has met 3t + 4 of them at most in any association:
 β rounded, times, plus in each step; 1 − β, the product, the square.  1 − β and 1 − βᵗ cancel: their relative errors are
 U/(1 − β) and U + (t + 5)U·βᵗ/(1 − βᵗ), for βᵗ is right to t + 5 roundings (a rounded β, a power good to a few ulps).
+In these two U is that of float32 at worst: coefficients are Python numbers, or float32 beside arrays of bf16.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import numpy as np
 
 from sora_ref import zero_moments
 from sora_ref.bounds import Precision, gamma
-from sora_ref.conformance.adapter import Floats, Plan
+from sora_ref.conformance.adapter import Floats, Missing, Plan
 from sora_ref.conformance.choices import Choices, Descent
 from sora_ref.conformance.refusal import Refusal
 from sora_ref.optim import SGD
 
 _FLOAT64 = 2.0**-53
+_SCALAR = 2.0**-23  # coefficients are Python numbers, or float32 at worst, also where arrays are bf16
 
 
 class Ranged(NamedTuple):
@@ -110,11 +112,12 @@ def _adam(
     moved2 = sum(
         w * grad.radius * (2 * np.abs(grad.middle) + grad.radius) for w, grad in zip(weights2, grads, strict=True)
     )
-    radius1 = moved1 + ((3 * t + 4) * U + U / (1 - beta1)) * (size1 + moved1)
-    radius2 = moved2 + ((3 * t + 4) * U + U / (1 - beta2)) * (moments.v + moved2)
+    scalar = min(U, _SCALAR)
+    radius1 = moved1 + ((3 * t + 4) * U + scalar / (1 - beta1)) * (size1 + moved1)
+    radius2 = moved2 + ((3 * t + 4) * U + scalar / (1 - beta2)) * (moments.v + moved2)
 
     correction1, correction2 = 1 - beta1**t, 1 - beta2**t
-    error1, error2 = (U + (t + 5) * U * beta**t / (1 - beta**t) for beta in (beta1, beta2))
+    error1, error2 = (U + (t + 5) * scalar * beta**t / (1 - beta**t) for beta in (beta1, beta2))
     low = np.sqrt(np.maximum(moments.v - radius2, 0.0))
     high = np.sqrt(moments.v + radius2)
     if how == "adamw":
@@ -122,6 +125,8 @@ def _adam(
     else:
         metric = ((low + eps) / np.sqrt(correction2), (high + eps) / np.sqrt(correction2))
     slack = error2 + 5 * U
+    if slack >= 1:
+        raise Missing("a precision in which a bound holds for Adam's steps")
     metric = (metric[0] * (1 - slack), metric[1] * (1 + slack))
 
     m = np.stack([moments.m - radius1, moments.m + radius1])

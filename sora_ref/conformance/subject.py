@@ -6,6 +6,7 @@ a gate step without a gradient, a gate step from a whole step, gradients from a 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,8 @@ class Subject:
     def gate_steps(self, g: Floats, grads: Floats, plan: Plan) -> Floats:
         """See `Adapter.gate_steps`."""
         if self.has["gate_steps"] == "gate_steps":
-            return self._array("gate_steps", self._call("gate_steps", g.copy(), grads.copy(), plan), grads.shape)
+            after = self._call("gate_steps", g.copy(), grads.copy(), plan)
+            return self._array("gate_steps", after if hasattr(after, "shape") else list(after), grads.shape)
         if len(grads) != 1:
             raise Missing("gate_steps")  # whole steps show only the first step of a gate alone
         layout, r = self.adapter.layout, len(g)
@@ -176,18 +178,20 @@ class Subject:
         (inner,) = self._given(layer)
         try:
             self.adapter.refuse_merge(inner, case)
+        except Missing:
+            raise
         except Exception:  # whatever it raises is a refusal
             return True
         return False
 
     def count(self, layers: Mapping[str, Layer]) -> int:
         """See `Adapter.count`."""
-        return int(self._call("count", {name: self._given(layer)[0] for name, layer in layers.items()}))
+        return operator.index(self._call("count", {name: self._given(layer)[0] for name, layer in layers.items()}))
 
     def ranks(self, layers: Mapping[str, Layer]) -> dict[str, int]:
         """See `Adapter.ranks`."""
         found = self._call("ranks", {name: self._given(layer)[0] for name, layer in layers.items()})
-        return {name: int(rank) for name, rank in found.items()}
+        return {name: operator.index(rank) for name, rank in found.items()}
 
     def store(self, layer: Layer, folder: Path) -> Layer:
         """The layer after `Adapter.save` and `Adapter.load`."""
@@ -235,7 +239,7 @@ class Subject:
             W0, A, B = np.swapaxes(W0, -1, -2), A.T, B.T
         if layout.groups > 1:
             B = grouped(B, layout.groups)
-        return layer._replace(W0=W0, A=A, B=B)
+        return layer._replace(W0=W0, A=A, g=None if layer.g is None else np.asarray(layer.g), B=B)
 
     def _triple(self, state: Any, layer: Layer) -> Triple:
         A, g, B = state
@@ -259,6 +263,7 @@ class Subject:
 
     def _grads(self, found: Mapping[str, Any], layer: Layer, x: Floats | None) -> dict[str, Floats]:
         layout, adapter = self.adapter.layout, layer.adapter
+        found = found._asdict() if hasattr(found, "_asdict") else found
         shapes: dict[str, tuple[int, ...]] = {"dA": adapter.A.shape, "dg": adapter.g.shape, "dB": adapter.B.shape}
         if not self.adapter.gated:
             del shapes["dg"]

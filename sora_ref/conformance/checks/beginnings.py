@@ -39,11 +39,11 @@ def _modules(subject: Subject) -> st.SearchStrategy[dict[str, Any]]:
     examples=_modules,
 )
 def scale(subject: Subject, out: int, in_: int, r: int, alpha: float, seed: int) -> None:
-    """Of every rank; what pruning does to it is SORA-PRUNE-2."""
+    """A Python number, of every rank; what pruning does to it is SORA-PRUNE-2."""
     s = float(subject.initial("m", out, in_, r, alpha, seed).s)
     part = r // subject.adapter.layout.groups  # every slice is an adapter of its own
     expected = alpha / max(part, 1)
-    if abs(s - expected) > 4 * 2.0**-24 * expected:
+    if abs(s - expected) > 2.0**-52 * expected:
         likely = {alpha: "α itself", 1.0: "no scale", alpha / math.sqrt(max(part, 1)): "rsLoRA's α/√r"}.get(s, "")
         raise Refusal(f"s is {s!r} for α = {alpha}, r = {part}: expected {expected!r}", quantity="s", guesses=(likely,))
 
@@ -102,7 +102,8 @@ def distributions(subject: Subject, seed: int) -> None:
         if g[0] == 0:
             raise Refusal("every gate begins at 0: with B = 0 nothing would ever move (SORA-REVIVAL-2)", quantity="g")
         return
-    many = np.concatenate([subject.initial(f"m{k}", groups, 1, r, 16.0, seed).adapter.g for k in range(16)] + [g])
+    sizes = [(f"m{k}", r) for k in range(16)] + [("many", groups * 16384)]
+    many = np.concatenate([subject.initial(name, groups, 1, size, 16.0, seed).adapter.g for name, size in sizes])
     _distributed("g", many, lambda x: 0.5 * (1 + math.erf(x / math.sqrt(2))), "N(0, 1)")
 
 

@@ -16,6 +16,7 @@ from sora_ref.conformance.judge import (
     agree,
     exact_forward,
     exact_gradients,
+    exactly,
     forward_bound,
     gradient_bounds,
 )
@@ -67,8 +68,12 @@ def pure(subject: Subject, layer: Layer, x: Floats, dy: Floats) -> None:
             "the same layer and x give another y after another layer was used: expected the same, bit for bit"
         )
     if "gradients" in subject.has:
-        grads = {name: grad.copy() for name, grad in subject.gradients(layer, x, dy).items()}
+        given = subject.gradients(layer, x, dy)
+        grads = {name: grad.copy() for name, grad in given.items()}
         subject.gradients(other, x + 1, dy)
+        for name, grad in grads.items():
+            if not np.array_equal(given[name], grad):
+                raise Refusal(f"{name} changed when the next one was computed: expected its own array", quantity=name)
         again = subject.gradients(layer, x, dy)
         for name, grad in grads.items():
             if not np.array_equal(again[name], grad):
@@ -199,6 +204,11 @@ def dropout(subject: Subject, p: float, seed: int) -> None:
         raise Refusal("two masks from one seed differ: expected equal masks")
     if not (y[:, 3] == (1 if b is None else 3)).all():
         raise Refusal("the frozen path is not x W0ᵀ + b: expected dropout on the branch's input alone", quantity="y")
+    if np.array_equal(y, subject.training_forward(layer, x, p, seed + 1)):
+        raise Refusal(
+            "two seeds give one mask: expected a draw of its own for every step",
+            guesses=("a generator that is seeded anew with the same number",),
+        )
     dropped = y[:, :2]
     values = sorted({float(value) for value in dropped.ravel()})
     if not set(values) <= {0.0, 1 / (1 - p)}:
@@ -248,7 +258,7 @@ def _gradients_agree(subject: Subject, layer: Layer, x: Floats, dy: Floats, foun
             bound = bounds[name]
             if subject.has["gradients"] == "train":  # a difference of two stored numbers, θ − (θ − G)
                 theta = getattr(layer.adapter, name[1:])
-                bound = bound + 2 * precision.unit * (np.abs(theta) + 2 * np.abs(found[name]))
+                bound = bound + 2 * (precision.unit + precision.unit_out) * (np.abs(theta) + 2 * np.abs(found[name]))
             guesses = partial(_wrong_gradients, name, layer, x, dy) if layer.W0.ndim == 2 else None
             agree(name, found[name], exact[name], bound, precision, guesses)
 
@@ -291,31 +301,43 @@ def _wrong_gradients(name: str, layer: Layer, x: Floats, dy: Floats) -> dict[str
     source="derived from SORA-LINEAR-1",
     requires=("training_forward", "training_gradients"),
     examples=lambda subject: st.fixed_dictionaries(
-        {"p": st.just(0.5), "seed": whole(0, 2**16), "dy": array((3, 4), subject.dtype)}
+        {"p": st.sampled_from((0.75, 0.5)), "seed": whole(0, 2**16), "dy": array((3, 4), subject.dtype)}
     ),
     applies=one_mask,
 )
 def dropout_gradients(subject: Subject, p: float, seed: int, dy: Floats) -> None:
-    """The mask is read off the forward; p = 1/2 makes every scale exact."""
-    one, x = np.eye(4, dtype=subject.dtype), np.ones((3, 4), subject.dtype)
+    """The mask is read off the forward of a layer that shows it; p makes every scale exact."""
+    one, ones = np.eye(4, dtype=subject.dtype), np.ones((3, 4), subject.dtype)
+    x = np.resize((1.0, 2.0, -1.0, 0.5, -2.0), (3, 4)).astype(subject.dtype)
     g = np.array([1, 2, -1, 0.5] if subject.adapter.gated else [1, 1, 1, 1], subject.dtype)
     layer = Layer(2 * one, None, one, g, one, 2.0)
 
     def mask(key: int) -> Floats:
-        dropped: Floats = (subject.training_forward(layer, x, p, key) - 2 * x) / (2 * g)
+        dropped: Floats = (subject.training_forward(layer, ones, p, key) - 2 * ones) / (2 * g)
         return dropped
 
-    def expected(drop: Floats) -> dict[str, Floats]:
-        v = 2 * dy
-        return {"dA": (v * g).T @ drop, "dB": v.T @ (drop * g), "dg": (v * drop).sum(0), "dx": 2 * dy + drop * v * g}
+    entries_of = ((1.0, 2.0, -1.0), (0.5, -1.0, 2.0, 1.0, 1.0), (1.0, -0.5, 1.0, 2.0, -1.0, 2.0, 0.5))
+    W0, A, B = (np.resize(entries, (4, 4)).astype(subject.dtype) for entries in entries_of)
+    trained = Layer(W0, None, A, g, B, 2.0)
 
-    right, fresh, plain = (expected(drop) for drop in (mask(seed), mask(seed + 1), x))
-    found = subject.training_gradients(layer, x, dy, p, seed)
-    for name, exact in right.items():
-        if name in found and not np.array_equal(found[name], exact):
-            likely = "a mask of its own, drawn anew" if np.array_equal(found[name], fresh[name]) else ""
-            likely = "no mask at all" if np.array_equal(found[name], plain[name]) else likely
-            raise Refusal(f"{name} is not that of the mask the forward drew", quantity=name, guesses=(likely,))
+    def expected(drop: Floats) -> dict[str, Floats]:
+        h, v = drop * x, 2 * dy @ B
+        z = h @ A.T
+        dx = dy @ W0 + drop * ((v * g) @ A)
+        return {"dA": (v * g).T @ h, "dB": 2 * dy.T @ (z * g), "dg": (v * z).sum(0), "dx": dx}
+
+    here, there = mask(seed), mask(seed + 1)
+
+    def guesses(name: str) -> dict[str, Any]:
+        others = {"a mask of its own, drawn anew": there, "no mask at all": ones}
+        return {words: expected(drop)[name] for words, drop in others.items()}
+
+    found = subject.training_gradients(trained, x, dy, p, seed)
+    bounds = gradient_bounds(trained, here * x, dy, subject.precision)  # x and masks are short: their product is exact
+    bounds["dx"] = np.maximum(here, 1) * bounds["dx"]
+    for name, right in expected(here).items():
+        if name in found:
+            agree(name, found[name], exactly(right), bounds[name], subject.precision, partial(guesses, name))
 
 
 @check(
@@ -340,7 +362,7 @@ def closed_gates(subject: Subject, layer: Layer, x: Floats, dy: Floats) -> None:
     exact, precision = exact_gradients(layer, x, dy), subject.precision
     bound = gradient_bounds(layer, x, dy, precision)["dg"]
     if subject.has["gradients"] == "train":
-        bound = bound + 2 * precision.unit * (np.abs(layer.adapter.g) + 2 * np.abs(found["dg"]))
+        bound = bound + 2 * (precision.unit + precision.unit_out) * (np.abs(layer.adapter.g) + 2 * np.abs(found["dg"]))
     frozen = "no gradient at all: closed gates never come back"
     guess = np.where(closed, 0.0, exact["dg"].astype(float))
     agree("dg", found["dg"], exact["dg"], bound, precision, lambda: {frozen: guess})

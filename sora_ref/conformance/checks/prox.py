@@ -93,6 +93,8 @@ def zeros(subject: Subject, key: int, xi: float) -> None:
     v = (xi * np.concatenate([rng.uniform(-0.99, 0.99, 8), rng.uniform(1.01, 1.9, 8), -rng.uniform(2.1, 9, 8)])).astype(
         subject.dtype
     )
+    step = 4 * (subject.precision.unit + subject.precision.unit_out)  # of xi itself, of v, and of one operation
+    v = np.concatenate([v, xi * np.array([1 - step, 1 + step, -1 + step, -1 - step])]).astype(subject.dtype)
     got = subject.prox(v, xi)
     reach = 2 if subject.choices.threshold == "released" else 1
     inside = np.abs(v.astype(float)) < reach * xi

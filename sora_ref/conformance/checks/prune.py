@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 
 from sora_ref import unmerge_bound
 from sora_ref.conformance.adapter import Floats, Layer
-from sora_ref.conformance.cases import array, corner, in_corner, layers, problems
+from sora_ref.conformance.cases import corner, in_corner, layers, long_problems, problems
 from sora_ref.conformance.choices import Choices
 from sora_ref.conformance.judge import agree, exact_forward, exact_merged, exactly, forward_bound, sites, weight_bound
 from sora_ref.conformance.refusal import Refusal
 from sora_ref.conformance.registry import check
-from sora_ref.conformance.subject import Subject
+from sora_ref.conformance.subject import Subject, in_blocks
 
 # A gate this small is open: a tolerance would drop it, and with these A and B its component shows.
 TINY = 2.0**-30
+LEAST = 2.0**-149  # the smallest there is in float32
 
 
 def rescaled(choices: Choices) -> str | None:
@@ -38,6 +39,11 @@ def _one_layer(subject: Subject, **options: Any) -> st.SearchStrategy[dict[str, 
     return layers(subject, **options).map(lambda layer: {"layer": layer})
 
 
+def _short_or_long(subject: Subject) -> st.SearchStrategy[dict[str, Any]]:
+    """A layer of short numbers, or one of numbers that need every bit."""
+    return st.one_of(_one_layer(subject), long_problems(subject).map(lambda case: {"layer": case["layer"]}))
+
+
 @check(
     "SORA-PRUNE-1",
     "a component is dropped exactly when its gate is zero",
@@ -47,7 +53,8 @@ def _one_layer(subject: Subject, **options: Any) -> st.SearchStrategy[dict[str, 
     level="core",
     examples=lambda subject: _one_layer(subject, gates=st.sampled_from((1.0, 0.0, TINY, -TINY, -1.0))),
     always=lambda subject: [
-        {"layer": corner(subject, *gates)} for gates in ((0.0, 0.0), (0.0, TINY, -TINY), (-1.0, 0.0, 1.0))
+        {"layer": corner(subject, *gates)}
+        for gates in ((0.0, 0.0), (0.0, TINY, -TINY), (-0.0, LEAST, -LEAST), (-1.0, 0.0, 1.0))
     ],
     applies=ungated,
 )
@@ -83,7 +90,7 @@ def dropped(subject: Subject, layer: Layer) -> None:
     source="SoRA eq. 12",
     requires="prune",
     level="core",
-    examples=lambda subject: problems(subject, leading=((2,), (1,))),
+    examples=lambda subject: st.one_of(problems(subject, leading=((2,), (1,))), long_problems(subject)),
     always=lambda subject: [in_corner(subject, 0.0, 2.0, -1.0)],
     deviation=rescaled,
 )
@@ -139,7 +146,7 @@ def _wrong_prunings(layer: Layer, x: Floats) -> dict[str, Any]:
     formula="W = W0 + s·B diag(g) A",
     source="derived from SoRA eq. 6-9",
     requires="merge",
-    examples=lambda subject: _one_layer(subject),
+    examples=_short_or_long,
     always=lambda subject: [{"layer": corner(subject, 0.0, 2.0, -1.0)}],
 )
 def merged(subject: Subject, layer: Layer) -> None:
@@ -212,7 +219,8 @@ def unmerged(subject: Subject, layer: Layer) -> None:
 
 def _models(subject: Subject) -> st.SearchStrategy[dict[str, Any]]:
     names = ("attention.query", "attention.output", "ffn.in", "ffn.out")
-    return st.lists(layers(subject), min_size=1, max_size=3).map(
+    gates = st.sampled_from((1.0, 0.0, TINY, -TINY, -1.0, LEAST))
+    return st.lists(layers(subject, gates=gates), min_size=1, max_size=3).map(
         lambda found: {"layers_": dict(zip(names, found, strict=False))}
     )
 
@@ -284,12 +292,13 @@ def counted(subject: Subject, layers_: dict[str, Layer]) -> None:
     since="0.3",
     requires=("save", "load"),
     examples=lambda subject: st.fixed_dictionaries(
-        {"layer": layers(subject, gates=st.sampled_from((1.0, 0.0, -0.1, 1 / 3))), "odd": array((1,), subject.dtype)}
+        {"layer": layers(subject, gates=st.sampled_from((1.0, 0.0, -0.1, 1 / 3, TINY)))}
     ),
 )
-def stored(subject: Subject, layer: Layer, odd: Floats) -> None:
+def stored(subject: Subject, layer: Layer) -> None:
     """Numbers with full mantissas; everything that the map needs comes back."""
-    layer = layer._replace(A=layer.A + np.asarray(1 / 3, subject.dtype), s=16 / 3 if layer.s != 1 else 1.0)
+    third, groups = np.asarray(1 / 3, subject.dtype), subject.adapter.layout.groups
+    layer = layer._replace(A=layer.A + third, B=in_blocks(layer.B + third, groups), s=16 / 3 if layer.s != 1 else 1.0)
     with tempfile.TemporaryDirectory() as folder:
         back = subject.store(layer, Path(folder))
     found, expected = back.adapter, layer.adapter

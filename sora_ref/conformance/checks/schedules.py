@@ -93,7 +93,7 @@ def learning_rates(subject: Subject, peak: float, total: int, warmup: int) -> No
         {
             "kind": st.sampled_from(("linear", "log_linear", "exp_linear")),
             "start": st.sampled_from((0.25, 0.5)),
-            "stop": st.sampled_from((1.0, 2.0)),
+            "stop": st.sampled_from((1.0, 2.0, 0.25)),
             "stages": whole(1, 6),
         }
     ),
@@ -126,7 +126,7 @@ def thresholds(subject: Subject, kind: str, start: float, stop: float, stages: i
             "xi0": st.sampled_from((0.0, 0.1, 0.25)),
             "delta": st.sampled_from((0.1, 0.25, 0.05)),
             "stages": whole(0, 6),
-            "beyond": st.sampled_from((0, 0.5)),
+            "beyond": st.sampled_from((0, 0.5, 0.97)),
         }
     ),
 )
@@ -165,10 +165,13 @@ def stages(subject: Subject, stages: int, total: int, warmup: int) -> None:
     got = subject.lists("stage_rates", [0.1] * stages, 1.0, total, warmup)
     if len(got) != stages:
         raise Refusal(f"there are {len(got)} stages: expected {stages}")
+    first = subject.numbers("learning_rates", 1.0, total, warmup) if "learning_rates" in subject.has else got[0]
     for k, rates in enumerate(got):
         if k and len(rates) == total and not any(rates):
             raise Refusal(
                 f"every learning rate of stage {k} is 0: expected a schedule of its own",
                 guesses=("the exhausted schedule of stage 0, in which only the threshold acts (the released code)",),
             )
-        _same(subject, f"learning rate of stage {k}", rates, got[0], dict)
+        if len(rates) != total:
+            raise Refusal(f"stage {k} has {len(rates)} learning rates: expected {total}")
+        _same(subject, f"learning rate of stage {k}", rates, first, dict)
