@@ -26,7 +26,7 @@ class Right(PlainSoRA):
 
 class Wrong(PlainSoRA):
     def open(self, g):
-        return super().open(abs(g) > 1e-6)
+        return super().open(abs(g) > 1e-8)
 
 class Less(PlainSoRA):
     merge = Adapter.merge

@@ -2,6 +2,7 @@
 
 from sora_ref.conformance.checks import (  # noqa: I001 - the order is that of the list
     linear,
+    dropout,
     prox,
     gate,
     step,
@@ -10,4 +11,4 @@ from sora_ref.conformance.checks import (  # noqa: I001 - the order is that of t
     prune,
 )
 
-MODULES = (linear, prox, gate, step, schedules, beginnings, prune)
+MODULES = (linear, dropout, prox, gate, step, schedules, beginnings, prune)
