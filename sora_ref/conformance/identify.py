@@ -27,6 +27,7 @@ _RULE = ("descend", "amount", "threshold", "reads_lr", "loss_l1", "gate_decay", 
 _LOSS = (0.0, 1e-3, 10.0)  # none, and the released code's two
 _DECAY = (0.0, 0.01, 0.1)
 _EPS = (1e-8, 1e-6)
+_SAME = 2.0**-18  # tells one known variant from another, which differ by factors; whether it is exact is for the checks
 
 
 @dataclass(frozen=True)
@@ -314,9 +315,9 @@ def _map(layer: Layer) -> Floats:
 def _pruned_scale(subject: Subject, seed: int) -> str:
     layer = _example(subject, (1.0, 0.0))
     factor = _map(subject.prune(layer)) / _map(layer)
-    if np.allclose(factor, 1, rtol=2.0**-18, atol=0):
+    if np.allclose(factor, 1, rtol=_SAME, atol=0):
         return "kept"
-    return "recomputed" if np.allclose(factor, 2, rtol=2.0**-18, atol=0) else "another map"
+    return "recomputed" if np.allclose(factor, 2, rtol=_SAME, atol=0) else "another map"
 
 
 def _tolerance(subject: Subject, seed: int) -> str:
@@ -341,7 +342,7 @@ def _bias(subject: Subject, seed: int) -> str:
 def _merging(subject: Subject, seed: int) -> str:
     layer = _example(subject, (1.0, -0.5))
     right = layer.W0 + _map(layer).T
-    return "W0 + s·B diag(g) A" if np.allclose(subject.merge(layer), right, rtol=2.0**-18, atol=0) else "another weight"
+    return "W0 + s·B diag(g) A" if np.allclose(subject.merge(layer), right, rtol=_SAME, atol=0) else "another weight"
 
 
 def _stored_gate(subject: Subject, seed: int) -> str:
