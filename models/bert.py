@@ -171,9 +171,11 @@ class _Gradients:
 
     def norm(self, dy: Array, named: tuple[str, Any]) -> Array:
         module, cache = named
-        dx, dweight, dbias = self.run.ops.layer_norm_backward(dy, cache)
-        self.put(f"{module}.weight", dweight)
-        self.put(f"{module}.bias", dbias)
+        names = f"{module}.weight", f"{module}.bias"
+        parameters = not self.wanted.isdisjoint(names)
+        dx, *found = self.run.ops.layer_norm_backward(dy, cache, parameters=parameters)
+        for name, grad in zip(names, found, strict=True):
+            self.put(name, grad)
         return dx
 
 

@@ -58,14 +58,21 @@ def layer_norm_forward(x: Array, weight: Array, bias: Array, eps: float) -> tupl
     return xhat * weight + bias, LayerNormCache(xhat, rstd, weight)
 
 
-def layer_norm_backward(dy: Array, cache: LayerNormCache) -> tuple[Array, Array, Array]:
-    """(dx, dweight, dbias) with dx = rstd·(dx̂ − mean dx̂ − x̂·mean(dx̂ ⊙ x̂)), dx̂ = w ⊙ dy."""
+def layer_norm_backward(
+    dy: Array, cache: LayerNormCache, *, parameters: bool = True
+) -> tuple[Array, Array | None, Array | None]:
+    """(dx, dweight, dbias) with dx = rstd·(dx̂ − mean dx̂ − x̂·mean(dx̂ ⊙ x̂)), dx̂ = w ⊙ dy.
+
+    parameters: whether to compute the last two, which are None otherwise.
+    """
     xp = array_namespace(dy)
     xhat, rstd, weight = cache
     dxhat = dy * weight
     mean_d = xp.mean(dxhat, axis=-1, keepdims=True)  # term 1: through the mean
     mean_dx = xp.mean(dxhat * xhat, axis=-1, keepdims=True)  # term 2: through the variance
     dx = rstd * (dxhat - mean_d - xhat * mean_dx)
+    if not parameters:
+        return dx, None, None
     leading = tuple(range(dy.ndim - 1))
     return dx, xp.sum(dy * xhat, axis=leading), xp.sum(dy, axis=leading)
 

@@ -31,7 +31,7 @@ from sora_ref.gate import (
 )
 from sora_ref.init import generator, initial_adapter, initial_dense, survival_probability
 from sora_ref.linear import SoRA, sora_linear_backward, sora_linear_forward
-from sora_ref.ops import SPEC, Ops
+from sora_ref.ops import SPEC, Ops, Update, update_parameters
 from sora_ref.optim import SGD, AdamW, Moments, zero_moments
 from sora_ref.prox import (
     kkt_distance,
@@ -86,6 +86,7 @@ __all__ = [
     "Stage",
     "StageResult",
     "TrainState",
+    "Update",
     "absorb_gate",
     "adam_step_bound",
     "algorithm_1_values",
@@ -124,5 +125,6 @@ __all__ = [
     "training_step",
     "unmerge",
     "unmerge_bound",
+    "update_parameters",
     "zero_moments",
 ]

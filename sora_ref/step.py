@@ -24,7 +24,7 @@ from array_api_compat import array_namespace
 from sora_ref.backends import Array
 from sora_ref.checks import require, require_finite_number
 from sora_ref.gate import ADAMW_XI, GateRule
-from sora_ref.ops import SPEC, Ops
+from sora_ref.ops import SPEC, Ops, Update
 from sora_ref.optim import AdamW, Moments, Optimiser, zero_moments
 
 Params = Mapping[str, Array]
@@ -118,19 +118,17 @@ def training_step(
     if recipe.clip is not None:
         grads, norm = clip_by_global_norm(grads, recipe.clip, recipe.clip_eps)
 
-    params: dict[str, Array] = {}
-    moments: dict[str, Moments] = {}
+    updates: dict[str, Update] = {}
     for name, theta in state.params.items():
-        group = parameter_group(name)
+        group, moments = parameter_group(name), state.moments[name]
         if group == "gate":
-            params[name], moments[name] = ops.gate_update(
-                rule, theta, grads[name], state.moments[name], t, rates.gate_lr, rates.strength
-            )
+            updates[name] = Update(theta, grads[name], moments, rule, rates.gate_lr, rates.strength)
         else:
-            params[name], moments[name] = ops.optimiser_update(
-                recipe.optimiser, theta, grads[name], state.moments[name], t, rates.lr, decay=group == "decayed"
-            )
-    return TrainState(params, moments, t), norm
+            decay = group == "decayed"
+            updates[name] = Update(theta, grads[name], moments, recipe.optimiser, rates.lr, decay=decay)
+    after = ops.update_parameters(updates, t)
+    params = {name: theta for name, (theta, _) in after.items()}
+    return TrainState(params, {name: moments for name, (_, moments) in after.items()}, t), norm
 
 
 def clip_by_global_norm(grads: Params, limit: float, eps: float = 0.0) -> tuple[dict[str, Array], Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -23,6 +24,7 @@ from sora_ref import (
     Recipe,
     SoRAError,
     TrainState,
+    Update,
     combine_microbatches,
     initial_state,
     training_step,
@@ -246,19 +248,19 @@ def test_step_refuses_gradients_that_do_not_match_the_parameters(floats: Space) 
 
 def test_step_goes_through_the_operations_it_is_given(floats: Space) -> None:
     state, grads = sample(floats)
-    seen: list[str] = []
+    seen: dict[str, Update] = {}
 
-    def spy(*args: Any, **named: Any) -> Any:
-        seen.append("gate")
-        return SPEC.gate_update(*args, **named)
+    def spy(updates: Mapping[str, Update], t: int) -> Any:
+        seen.update(updates)
+        return SPEC.update_parameters(updates, t)
 
-    def spy_optimiser(*args: Any, **named: Any) -> Any:
-        seen.append("optimiser")
-        return SPEC.optimiser_update(*args, **named)
-
-    ops: Ops = SPEC.replace(gate_update=spy, optimiser_update=spy_optimiser)
-    training_step(state, grads, Rates(0.1, 0.1, 0.1), PLAIN, ops)
-    assert sorted(seen) == ["gate", "gate", "optimiser", "optimiser"]
+    ops: Ops = SPEC.replace(update_parameters=spy)
+    training_step(state, grads, Rates(0.1, 0.2, 0.3), PLAIN, ops)
+    assert seen.keys() == state.params.keys()
+    told = {name: (update.rule, update.lr, update.strength, update.decay) for name, update in seen.items()}
+    gate, other = (PLAIN.gate_rule, 0.2, 0.3, False), (PLAIN.optimiser, 0.1, 0.0)
+    groups = {name: parameter_group(name) for name in told}
+    assert told == {name: gate if g == "gate" else (*other, g == "decayed") for name, g in groups.items()}
     with pytest.raises(TypeError):
         SPEC.replace(no_such_operation=spy)
 

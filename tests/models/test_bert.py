@@ -161,9 +161,9 @@ def test_backward_stops_below_the_lowest_parameter_wanted(
 ) -> None:
     case, norms, attentions = make_case(9), [], []
 
-    def norm(*args: Any) -> Any:
-        norms.append(1)
-        return MODEL_SPEC.layer_norm_backward(*args)
+    def norm(*args: Any, **options: Any) -> Any:
+        norms.append(options["parameters"])
+        return MODEL_SPEC.layer_norm_backward(*args, **options)
 
     def attention(*args: Any) -> Any:
         attentions.append(1)
@@ -178,15 +178,15 @@ def test_backward_stops_below_the_lowest_parameter_wanted(
 def test_block_1_is_not_taken_for_block_11() -> None:
     deep, norms = replace(CONFIG, num_hidden_layers=12), []
 
-    def norm(*args: Any) -> Any:
-        norms.append(1)
-        return MODEL_SPEC.layer_norm_backward(*args)
+    def norm(*args: Any, **options: Any) -> Any:
+        norms.append(options["parameters"])
+        return MODEL_SPEC.layer_norm_backward(*args, **options)
 
     case = make_case(15, config=deep, lengths=(2,))
     ops = MODEL_SPEC.replace(layer_norm_backward=norm)
     hidden, cache = bert_forward(deep, case.params, case.batch, scales=case.scales, ops=ops)
-    bert_backward(hidden, cache, ["encoder.layer.11.output.LayerNorm.bias"])
-    assert len(norms) == 2
+    bert_backward(hidden, cache, ["encoder.layer.11.output.LayerNorm.bias", "encoder.layer.11.output.dense.bias"])
+    assert norms == [True, False]  # the parameters of the upper norm alone are wanted
 
 
 def test_the_lowest_block_computes_no_gradient_of_its_input_when_nothing_below_is_wanted() -> None:

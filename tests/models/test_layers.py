@@ -58,6 +58,17 @@ def test_layer_norm_backward_is_the_derivative(seed: int, leading: tuple[int, in
     check_layer(rng, p, norm_of, layers.layer_norm_backward)
 
 
+@pytest.mark.exact
+@given(seed=SEEDS, leading=SHAPES)
+def test_layer_norm_backward_leaves_out_the_parameters_only_when_told_to(seed: int, leading: tuple[int, int]) -> None:
+    rng = np.random.default_rng(seed)
+    x, weight, bias = rng.standard_normal((*leading, 4)), rng.standard_normal(4), rng.standard_normal(4)
+    y, cache = layers.layer_norm_forward(x, weight, bias, 1e-12)
+    whole, part = (layers.layer_norm_backward(y, cache, parameters=asked) for asked in (True, False))
+    assert part[1:] == (None, None)
+    assert np.array_equal(whole[0], part[0])
+
+
 @pytest.mark.measured
 @given(seed=SEEDS, leading=SHAPES)
 def test_gelu_and_tanh_backward_are_the_derivatives(seed: int, leading: tuple[int, int]) -> None:
