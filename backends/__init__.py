@@ -34,6 +34,9 @@ class Backend:
     scatter_add:   (n rows, ids (m,), updates (m, d)) -> (n, d) with out[ids[j]] += updates[j], duplicates summed.
     shares_memory: whether two arrays may overlap in memory.
     kernels:       faster forms of operations, by the field of `Ops` they replace; each has a differential test.
+    forward_kernels: instead of those where no backward follows; they keep nothing for it.
+    fold:          ({module: (W0, adapter)}, forward, backward, map) -> kernels of the linear map for these modules, as
+                   long as their arrays keep these values, forward and backward standing in for all others; or None.
     """
 
     name: str
@@ -44,6 +47,8 @@ class Backend:
     scatter_add: Callable[[int, Array, Array], Array]
     shares_memory: Callable[[Array, Array], bool]
     kernels: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    forward_kernels: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    fold: Callable[..., Mapping[str, Callable[..., Any]]] | None = None
 
 
 _MODULES = {"numpy": "numpy_backend", "cupy": "cupy_backend", "strict": "strict_backend", "exact": "exact_backend"}

@@ -1,10 +1,11 @@
 """Transformers written by hand, forward beside backward: worked examples of the specification on real weights."""
 
-from sora_ref.models.bert import Batch, BertConfig, bert_backward, bert_forward, linear_modules
+from sora_ref.models.bert import Batch, BertConfig, bert_backward, bert_forward, bert_states, linear_modules
 from sora_ref.models.classifier import (
     Classifier,
     classifier_backward,
     classifier_forward,
+    classifier_logits,
     classifier_shapes,
     cross_entropy,
     squared_error,
@@ -22,8 +23,10 @@ __all__ = [
     "ModelOps",
     "bert_backward",
     "bert_forward",
+    "bert_states",
     "classifier_backward",
     "classifier_forward",
+    "classifier_logits",
     "classifier_shapes",
     "cross_entropy",
     "linear_modules",

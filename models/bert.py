@@ -193,30 +193,31 @@ def bert_forward(
     params:  every name of `config.shapes()`, and the adapters' (see the module's docstring); one dtype.
     dropout: the masks of a training pass; None in evaluation.
     """
-    xp = array_namespace(batch.ids)
-    t = batch.ids.shape[1]
-    require(
-        t <= config.max_position_embeddings,
-        f"sequences of {t} tokens: expected at most {config.max_position_embeddings}",
-    )
     run = _Run(config, params, scales or {}, ops, dropout)
-    positions = xp.arange(t, dtype=xp.int64, device=device(batch.ids))
-
-    x, tables = 0, {}
-    for name, ids in (("word", batch.ids), ("position", positions), ("token_type", batch.types)):
-        table = f"embeddings.{name}_embeddings.weight"
-        rows, tables[table] = layers.embedding_forward(params[table], ids)
-        x = x + rows  # position's (t, d) broadcasts over the batch
-    x, norm = run.norm("embeddings.LayerNorm", x)
-    drop = run.keep_rows("embeddings")
-    x = run.drop(x, drop)
-
+    x, tables, norm, drop = _embed(run, batch)
     bias = layers.attention_bias(batch.mask, x.dtype)
     caches = []
     for layer in range(config.num_hidden_layers):
         x, cache = _layer_forward(run, f"encoder.layer.{layer}", x, bias)
         caches.append(cache)
     return x, BertCache(run, tables, norm, drop, tuple(caches))
+
+
+def bert_states(
+    config: BertConfig,
+    params: Params,
+    batch: Batch,
+    *,
+    scales: Mapping[str, float] | None = None,
+    ops: ModelOps = MODEL_SPEC,
+) -> Array:
+    """The last hidden states alone, of an evaluation: every block's cache is freed before the next begins."""
+    run = _Run(config, params, scales or {}, ops, None)
+    x = _embed(run, batch)[0]
+    bias = layers.attention_bias(batch.mask, x.dtype)
+    for layer in range(config.num_hidden_layers):
+        x = _layer_forward(run, f"encoder.layer.{layer}", x, bias)[0]
+    return x
 
 
 def bert_backward(dhidden: Array, cache: BertCache, wanted: Collection[str]) -> dict[str, Array]:
@@ -243,6 +244,23 @@ def bert_backward(dhidden: Array, cache: BertCache, wanted: Collection[str]) -> 
                 dy = xp.sum(dx, axis=0) if "position" in table else dx
                 grads.put(table, layers.embedding_backward(dy, places))
     return grads.found
+
+
+def _embed(run: _Run, batch: Batch) -> tuple[Array, dict[str, Any], Any, Array | None]:
+    """The embeddings' sum after LayerNorm and dropout, (b, t, d); what was kept of each."""
+    xp, params, t = array_namespace(batch.ids), run.params, batch.ids.shape[1]
+    most = run.config.max_position_embeddings
+    require(t <= most, f"sequences of {t} tokens: expected at most {most}")
+    positions = xp.arange(t, dtype=xp.int64, device=device(batch.ids))
+    x, tables = 0, {}
+    for name, ids in (("word", batch.ids), ("position", positions), ("token_type", batch.types)):
+        table = f"embeddings.{name}_embeddings.weight"
+        rows, tables[table] = layers.embedding_forward(params[table], ids)
+        x = x + rows  # position's (t, d) broadcasts over the batch
+    x, norm = run.norm("embeddings.LayerNorm", x)
+    drop = run.keep_rows("embeddings")
+    x = run.drop(x, drop)
+    return x, tables, norm, drop
 
 
 def _layer_forward(run: _Run, prefix: str, x: Array, bias: Array) -> tuple[Array, LayerCache]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from array_api_compat import array_namespace, device
 
@@ -17,7 +17,7 @@ from sora_ref.backends import Array
 from sora_ref.checks import require
 from sora_ref.linear import LinearCache
 from sora_ref.models import layers
-from sora_ref.models.bert import Batch, BertCache, BertConfig, Params, bert_backward, bert_forward
+from sora_ref.models.bert import Batch, BertCache, BertConfig, Params, bert_backward, bert_forward, bert_states
 from sora_ref.models.dropout import Dropout
 from sora_ref.models.ops import MODEL_SPEC, ModelOps
 
@@ -64,6 +64,27 @@ def classifier_forward(
 ) -> tuple[Array, ClassifierCache]:
     """Logits (b, outputs) and the backward's cache.  A sequence without a token has mean 0."""
     hidden, bert = bert_forward(model.bert, params, batch, scales=scales, ops=ops, dropout=dropout)
+    logits, head = _head_forward(model, params, hidden, batch.mask, ops, dropout)
+    return logits, ClassifierCache(bert, batch.mask, *head)
+
+
+def classifier_logits(
+    model: Classifier,
+    params: Params,
+    batch: Batch,
+    *,
+    scales: Mapping[str, float] | None = None,
+    ops: ModelOps = MODEL_SPEC,
+) -> Array:
+    """The logits alone, of an evaluation; see `bert_states`."""
+    hidden = bert_states(model.bert, params, batch, scales=scales, ops=ops)
+    return _head_forward(model, params, hidden, batch.mask, ops, None)[0]
+
+
+def _head_forward(
+    model: Classifier, params: Params, hidden: Array, mask: Array, ops: ModelOps, dropout: Dropout | None
+) -> tuple[Array, tuple[Any, LinearCache, Array | None, float]]:
+    """Logits (b, outputs) of hidden states (b, t, d), and the head's part of the cache."""
     xp = array_namespace(hidden)
     pooler = None
     if model.head == "cls":
@@ -72,13 +93,13 @@ def classifier_forward(
         pooled, y = layers.tanh_forward(dense)
         pooler = (cache, y)
     else:
-        weights = mean_weights(batch.mask, hidden.dtype)
+        weights = mean_weights(mask, hidden.dtype)
         pooled = xp.squeeze(xp.expand_dims(weights, axis=1) @ hidden, axis=1)  # (b, 1, t) @ (b, t, d)
     p = dropout.hidden if dropout else 0.0
     keep = dropout.vector("classifier", model.bert.hidden_size, p) if dropout else None
     dropped = layers.dropout_forward(pooled, keep, p)
     logits, classifier = ops.sora_linear_forward(dropped, params["classifier.weight"], params["classifier.bias"], None)
-    return logits, ClassifierCache(bert, batch.mask, pooler, classifier, keep, p)
+    return logits, (pooler, classifier, keep, p)
 
 
 def classifier_backward(dlogits: Array, cache: ClassifierCache, wanted: Collection[str]) -> dict[str, Array]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sora_ref.models import classifier_forward
+from sora_ref.models import classifier_logits
 from sora_ref.run.metrics import evaluate
 from sora_ref.run.setup import Labels, Params, Setup
 from sora_ref.run.text import Encoded, microbatches, pad
@@ -21,10 +21,11 @@ def predict_logits(setup: Setup, trained: Params, encoded: Encoded) -> np.ndarra
     @np.errstate(over="ignore", invalid="ignore")  # a score of what is no number is undefined, or refused
     def evaluate_rows(rows: np.ndarray) -> None:
         batch = pad(encoded, rows, setup.backend)
-        out, _ = classifier_forward(setup.model, params, batch, scales=setup.scales, ops=setup.ops)
+        out = classifier_logits(setup.model, params, batch, scales=setup.scales, ops=ops)
         logits[rows] = setup.backend.to_host(out)
 
     with worker_pool(setup.config.workers) as each:
+        ops = setup.folded(setup.forward_ops, trained, each)
         for _ in each(evaluate_rows, microbatches(encoded.lengths, np.arange(len(encoded.ids)), _TOKENS)):
             pass
     return logits

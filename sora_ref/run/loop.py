@@ -137,12 +137,11 @@ def _loss_and_gradients(
             from_host=setup.backend.from_host,
         )
         batch = pad(data, part, setup.backend)
-        logits, cache = classifier_forward(
-            setup.model, params, batch, scales=setup.scales, ops=setup.ops, dropout=dropout
-        )
+        logits, cache = classifier_forward(setup.model, params, batch, scales=setup.scales, ops=ops, dropout=dropout)
         loss, dlogits = loss_of(logits, setup.backend.from_host(expected_labels(data, setup)[part]))
         return float(setup.backend.to_host(loss)), classifier_backward(dlogits, cache, state.params.keys())
 
+    ops = setup.folded(setup.ops, state.params, each)
     parts = list(each(one, microbatches(data.lengths, rows, config.train.microbatch_tokens)))
     loss = sum(part_loss for part_loss, _ in parts) / len(rows)
     if not math.isfinite(loss):

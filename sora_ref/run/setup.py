@@ -48,6 +48,7 @@ class Setup:
 
     frozen: the base model's parameters, and gates fixed at 1 for a plain LoRA.  scales: s of every adapted module.
     fresh:  names of head parameters that the checkpoint lacks, which are therefore trained.
+    ops, forward_ops: the operations of training, and those of an evaluation, which keep nothing for a backward.
     """
 
     config: Config
@@ -59,6 +60,7 @@ class Setup:
     fresh: tuple[str, ...]
     backend: Backend
     ops: ModelOps
+    forward_ops: ModelOps
     tokenizer: Tokenizer
 
     def all_params(self, trained: Params) -> Params:
@@ -73,6 +75,14 @@ class Setup:
             return params[f"{module}.sora_{letter}"]
 
         return {m: SoRA(part(m, "A"), part(m, "g"), part(m, "B"), s) for m, s in self.scales.items()}
+
+    def folded(self, ops: ModelOps, trained: Params, each: Callable[..., Any] = map) -> ModelOps:
+        """These operations for these very parameters, the adapters folded into the weights where the backend can."""
+        if self.backend.fold is None or self.config.kernels == "reference":
+            return ops
+        params = self.all_params(trained)
+        modules = {module: (params[f"{module}.weight"], adapter) for module, adapter in self.adapters(trained).items()}
+        return ops.replace(**self.backend.fold(modules, ops.sora_linear_forward, ops.sora_linear_backward, each))
 
     def head(self, trained: Params) -> dict[str, Array]:
         """The trained parameters that belong to no adapter: head, and norms and biases where they are trained."""
@@ -137,6 +147,7 @@ def make_setup(config: Config, labels: Labels, say: Say | None = None) -> Setup:
     frozen = {name: backend.from_host(array) for name, array in weights.items()}
     if not config.adapter.gated:
         frozen |= {f"{module}.sora_g": backend.from_host(np.ones(config.adapter.r, config.dtype)) for module in modules}
+    ops = MODEL_SPEC.replace(**backend.kernels) if config.kernels == "backend" else MODEL_SPEC
     return Setup(
         config=config,
         folder=folder,
@@ -146,7 +157,8 @@ def make_setup(config: Config, labels: Labels, say: Say | None = None) -> Setup:
         scales={module: config.adapter.alpha / max(config.adapter.r, 1) for module in modules},
         fresh=fresh,
         backend=backend,
-        ops=MODEL_SPEC.replace(**backend.kernels) if config.kernels == "backend" else MODEL_SPEC,
+        ops=ops,
+        forward_ops=ops.replace(**backend.forward_kernels) if config.kernels == "backend" else MODEL_SPEC,
         tokenizer=load_tokenizer(folder, min(config.model.max_length, bert.max_position_embeddings)),
     )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +18,9 @@ from sora_ref.run.data import Example
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+
+_GROUP = 32  # tokens that take as long as reading all weights once more does
 
 
 class Encoded(NamedTuple):
@@ -89,17 +93,31 @@ def epoch_batches(lengths: np.ndarray, batch: int, bucket_batches: int, seed: in
     return [batches[k] for k in np.argsort(draws.random(len(batches)), kind="stable")]
 
 
-def microbatches(lengths: np.ndarray, rows: np.ndarray, tokens: int) -> Iterator[np.ndarray]:
-    """Split `rows` into groups of at most `tokens` tokens, padding included, of similar length; at least one row each.
+def microbatches(lengths: np.ndarray, rows: np.ndarray, tokens: int) -> list[np.ndarray]:
+    """Split `rows` into groups of at most `tokens` tokens, padding included, or of one row; the largest groups first.
 
-    The split depends on the data and the budget only.
+    Rows are sorted by length and cut where all groups together have the fewest tokens, padding included, a group itself
+    counting as `_GROUP` of them; so that they can be shared out evenly, none may have many more than an even number of
+    equal ones would have.  The split depends on the data and the budget only.
     """
     rows = rows[np.argsort(lengths[rows], kind="stable")]
-    start = 0
+    longest = np.maximum(lengths[rows], 1)
+    total, most = int(longest.sum()), int(longest.max(initial=1))
+    pairs = max(math.ceil(total / (2 * tokens)), 1)
+    tokens = min(tokens, total // (2 * pairs) + most)
+    least = np.zeros(len(rows) + 1)  # cost of the first so many rows, cut at best
+    begins = np.zeros(len(rows) + 1, np.int64)  # where the last of their groups begins
     for stop in range(1, len(rows) + 1):
-        if stop == len(rows) or (stop + 1 - start) * int(lengths[rows[stop]]) > tokens:
-            yield rows[start:stop]
-            start = stop
+        width = int(longest[stop - 1])
+        first = min(max(stop - tokens // width, 0), stop - 1)
+        costs = least[first:stop] + np.arange(stop - first, 0, -1) * width
+        best = int(np.argmin(costs))
+        least[stop], begins[stop] = costs[best] + _GROUP, first + best
+    groups, stop = [], len(rows)
+    while stop:
+        groups.append(rows[begins[stop] : stop])
+        stop = int(begins[stop])
+    return sorted(groups, key=lambda group: -len(group) * int(lengths[group[-1]]))
 
 
 def pad(encoded: Encoded, rows: np.ndarray, backend: Backend) -> Batch:

@@ -104,7 +104,8 @@ def in_float64(setup: Setup, params: Params) -> tuple[Setup, dict[str, Array]]:
         return {name: array_namespace(x).astype(x, array_namespace(x).float64) for name, x in arrays.items()}
 
     config = replace_fields(setup.config, dtype="float64")
-    return replace(setup, config=config, frozen=wide(setup.frozen), ops=MODEL_SPEC), wide(params)
+    spec = replace(setup, config=config, frozen=wide(setup.frozen), ops=MODEL_SPEC, forward_ops=MODEL_SPEC)
+    return spec, wide(params)
 
 
 def _distance(setup: Setup, other: Array, y: Array, allowed: Array) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -87,13 +88,39 @@ def test_microbatches_partition_the_rows_within_the_budget(
     lengths: np.ndarray, tokens: int, data: st.DataObject
 ) -> None:
     rows = np.array(data.draw(st.lists(st.sampled_from(range(len(lengths))), unique=True)), dtype=int)
-    parts = list(microbatches(lengths, rows, tokens))
+    parts = microbatches(lengths, rows, tokens)
     assert Counter(row for part in parts for row in part.tolist()) == Counter(rows.tolist())
     for part in parts:
         assert len(part) >= 1
         assert len(part) == 1 or len(part) * lengths[part].max() <= tokens
-    for before, after in itertools.pairwise(parts):  # no part could have taken one row more
-        assert (len(before) + 1) * lengths[after].min() > tokens
+    sizes = [len(part) * int(lengths[part].max()) for part in parts]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=7).map(np.array), tokens=st.integers(1, 40))
+def test_no_other_cut_of_the_sorted_rows_has_fewer_tokens(lengths: np.ndarray, tokens: int) -> None:
+    """Among cuts within the same limits, a group counting as 32 tokens; here all of them are tried."""
+    ordered = sorted(lengths.tolist())
+    pairs = max(math.ceil(sum(ordered) / (2 * tokens)), 1)
+    most = min(tokens, sum(ordered) // (2 * pairs) + ordered[-1])
+
+    def cost(cuts: tuple[int, ...]) -> float:
+        groups = [ordered[i:j] for i, j in itertools.pairwise((0, *cuts, len(ordered)))]
+        legal = all(len(group) == 1 or len(group) * group[-1] <= most for group in groups)
+        return sum(len(group) * group[-1] + 32 for group in groups) if legal else math.inf
+
+    inner = range(1, len(ordered))
+    best = min(cost(cuts) for n in range(len(ordered)) for cuts in itertools.combinations(inner, n))
+    parts = microbatches(lengths, np.arange(len(lengths)), tokens)
+    assert sum(len(part) * int(lengths[part].max()) + 32 for part in parts) == best
+
+
+def test_a_batch_that_two_workers_share_is_cut_in_about_equal_halves() -> None:
+    lengths = np.random.default_rng(0).integers(24, 28, 32)
+    parts = microbatches(lengths, np.arange(32), 512)
+    sizes = [len(part) * int(lengths[part].max()) for part in parts]
+    assert len(parts) == 2
+    assert max(sizes) - min(sizes) <= 28
 
 
 @given(texts=st.lists(WORDS, min_size=1, max_size=5))

@@ -1,0 +1,140 @@
+"""Attention head by head in blocks that stay in the cache; what is as long as the scores is passed over seldom.
+
+Of the probabilities P = E/Z only E = exp(S − max S) and Z, its sum over the keys, are formed, and Z divides what is
+narrow: the context E V/Z, and the gradient that comes back, dO′ = dO/Z.  Then
+
+    dS = P ⊙ (dP − Σ dP ⊙ P) = E ⊙ (dO′ Vᵀ − Σ dO′ ⊙ O)        since Σ_j dP_ij P_ij = Σ_k dO_ik O_ik
+
+and with dropout D = keep/(1 − p) on the probabilities E is D ⊙ E in the context and in dV, dO′ Vᵀ is D ⊙ dO′ Vᵀ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from sora_ref.backends import Array
+
+BLOCK = 262_144  # scores
+
+
+class Cache(NamedTuple):
+    """What the backward needs: q times the scale, k, v, context (b, h, t, d/h); e (b, h, t, t); total (b, h, t, 1)."""
+
+    q: Array
+    k: Array
+    v: Array
+    context: Array
+    e: Array
+    total: Array
+    scale: float
+    keep: Array | None
+    p: float
+
+
+def attention_forward(
+    q: Array, k: Array, v: Array, heads: int, bias: Array, keep: Array | None = None, p: float = 0.0
+) -> tuple[Array, Cache]:
+    """softmax(q kᵀ/√(d/h) + bias) v, head by head; q, k, v (b, t, d) -> (b, t, d), and what the backward needs.
+
+    bias: (b, 1, 1, t), 0 for a key that may be seen and −∞ for one that may not; a query that sees no key gets zeros.
+    keep, p: inverted dropout on the probabilities, keep (b, h, t, t).
+    """
+    e = np.empty((q.shape[0], heads, q.shape[1], q.shape[1]), q.dtype)
+    return _attention(q, k, v, heads, bias, keep, p, e)
+
+
+def attention_value(
+    q: Array, k: Array, v: Array, heads: int, bias: Array, keep: Array | None = None, p: float = 0.0
+) -> tuple[Array, None]:
+    """`attention_forward` that keeps nothing: of an evaluation, which has no backward."""
+    return _attention(q, k, v, heads, bias, keep, p, None)[0], None
+
+
+def _attention(
+    q: Array, k: Array, v: Array, heads: int, bias: Array, keep: Array | None, p: float, e: Array | None
+) -> tuple[Array, Cache]:
+    b, t, d = q.shape
+    scale = 1 / math.sqrt(d // heads)
+    y = np.empty(q.shape, q.dtype)
+    q, k, v, context = (_split_heads(x, heads) for x in (q * scale, k, v, y))
+    total = np.empty((b, heads, t, 1), q.dtype)
+    ones = np.ones((t, 1), q.dtype)
+    masked = not bool(np.all(bias == 0))
+    room = np.empty(_largest(b, heads, t), q.dtype) if e is None else None
+    for part in blocks(b, heads, t):
+        scores = e[part] if e is not None else _corner(room, q[part].shape)
+        np.matmul(q[part], k[part].mT, out=scores)
+        if masked:
+            scores += bias[part[0]]
+        top = scores.max(axis=-1, keepdims=True)
+        scores -= np.where(np.isfinite(top), top, 0) if masked else top
+        np.exp(scores, out=scores)
+        np.matmul(scores, ones, out=total[part])
+        if masked:
+            total[part] += total[part] == 0  # a row of zeros over 1, not over 0
+        dropped = scores if keep is None else _dropped(scores, keep[part], p)
+        np.divide(dropped @ v[part], total[part], out=context[part])
+    return y, Cache(q, k, v, context, e, total, scale, keep, p)
+
+
+def attention_backward(dy: Array, cache: Cache) -> tuple[Array, Array, Array]:
+    """(dq, dk, dv), each (b, t, d), for dy (b, t, d)."""
+    q, k, v, context, e, total, scale, keep, p = cache
+    b, heads, t, _ = q.shape
+    grads = np.empty(dy.shape, dy.dtype), np.empty(dy.shape, dy.dtype), np.empty(dy.shape, dy.dtype)
+    dq, dk, dv = (_split_heads(grad, heads) for grad in grads)
+    dy = _split_heads(dy, heads)
+    room = np.empty(_largest(b, heads, t), dy.dtype)
+    for part in blocks(b, heads, t):
+        do = dy[part] / total[part]
+        inner = np.vecdot(do, context[part])[..., None]
+        dscores = np.matmul(do, v[part].mT, out=_corner(room, q[part].shape))
+        seen = e[part]
+        if keep is not None:
+            dscores = _dropped(dscores, keep[part], p)
+            seen = _dropped(seen, keep[part], p)
+        dv[part] = seen.mT @ do  # term 1: through the values
+        dscores -= inner
+        dscores *= e[part]  # term 2: through the softmax
+        dq[part] = dscores @ k[part]  # term 3: through the scores
+        dk[part] = dscores.mT @ q[part]
+    grads[0][...] *= scale
+    return grads
+
+
+def blocks(b: int, heads: int, t: int) -> Iterator[tuple[slice, slice]]:
+    """Slices of sequences and heads with about `BLOCK` scores each; at least one head of one sequence."""
+    if heads * t * t <= BLOCK:
+        step = max(BLOCK // max(heads * t * t, 1), 1)
+        for start in range(0, b, step):
+            yield slice(start, min(start + step, b)), slice(0, heads)
+        return
+    step = max(BLOCK // (t * t), 1)
+    for sequence in range(b):
+        for start in range(0, heads, step):
+            yield slice(sequence, sequence + 1), slice(start, min(start + step, heads))
+
+
+def _largest(b: int, heads: int, t: int) -> int:
+    """Scores of the largest block."""
+    return max(((s.stop - s.start) * (h.stop - h.start) * t * t for s, h in blocks(b, heads, t)), default=0)
+
+
+def _corner(room: Array, shape: tuple[int, ...]) -> Array:
+    """The beginning of `room` as scores (b, h, t, t), for q of this shape."""
+    b, heads, t, _ = shape
+    return room[: b * heads * t * t].reshape(b, heads, t, t)
+
+
+def _dropped(x: Array, keep: Array, p: float) -> Array:
+    return np.where(keep, x / (1 - p), 0)
+
+
+def _split_heads(x: Array, heads: int) -> Array:
+    """(b, t, d) -> (b, h, t, d/h), a view."""
+    b, t, d = x.shape
+    return x.reshape(b, t, heads, d // heads).transpose(0, 2, 1, 3)

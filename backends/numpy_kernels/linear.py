@@ -1,0 +1,112 @@
+"""The SoRA linear map with its branch folded into the weight: W = W0 + s·(B ⊙ g) A, made once for many batches.
+
+    y = x Wᵀ + b        dx = dy W        dg = Σ_n v ⊙ z    dA = (v ⊙ g)ᵀ x    dB = s·dyᵀ(z ⊙ g)
+
+with v = s·dy B and z = x Aᵀ.
+
+Not with dropout, which reaches the branch alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sora_ref.backends import Array
+
+
+class Cache(NamedTuple):
+    """What the backward needs: x (n, in), the folded W, the adapter, x's leading shape."""
+
+    x: Array
+    W: Array
+    adapter: Any
+    leading: tuple[int, ...]
+
+
+class Grads(NamedTuple):
+    """The gradients of `sora_linear_backward`."""
+
+    dx: Array | None
+    dA: Array
+    dg: Array
+    dB: Array
+    dW0: Array | None
+    db: Array | None
+
+
+def fold(
+    modules: Mapping[str, tuple[Array, Any]],
+    forward: Callable[..., Any],
+    backward: Callable[..., Any],
+    each: Callable[..., Iterable[Any]] = map,
+) -> dict[str, Callable[..., Any]]:
+    """Kernels for these modules, (W0, adapter) each, as long as their arrays keep these values.
+
+    forward, backward: what is called for any other weights or adapter, and under dropout.
+    each:    the `map` that shares out the folding.
+    """
+    folded = _Folded(modules.values(), forward, backward, each)
+    return {"sora_linear_forward": folded.forward, "sora_linear_backward": folded.backward}
+
+
+class _Folded:
+    """Folded weights by the identity of W0, which is held here so that it stays the only one of its id."""
+
+    def __init__(
+        self,
+        modules: Iterable[tuple[Array, Any]],
+        forward: Callable[..., Any],
+        backward: Callable[..., Any],
+        each: Callable[..., Iterable[Any]],
+    ) -> None:
+        modules = list(modules)
+        weights = each(_folded_weight, modules)
+        self.known = {id(W0): (W0, adapter, W) for (W0, adapter), W in zip(modules, weights, strict=True)}
+        self.other_forward, self.other_backward = forward, backward
+
+    def forward(
+        self, x: Array, W0: Array, b: Array | None, adapter: Any, *, keep: Array | None = None, p: Any = 0.0
+    ) -> tuple[Array, Any]:
+        """y = x Wᵀ + b; see `sora_linear_forward`."""
+        _, known, W = self.known.get(id(W0), (None, None, None))
+        if W is None or keep is not None or adapter is None or not _same(adapter, known):
+            y, cache = self.other_forward(x, W0, b, adapter, keep=keep, p=p)
+            return y, cache
+        leading = x.shape[:-1]
+        x = x.reshape(math.prod(leading), W.shape[1])
+        y = x @ W.T
+        if b is not None:
+            y += b
+        return y.reshape(*leading, W.shape[0]), Cache(x, W, adapter, leading)
+
+    def backward(self, dy: Array, cache: Any, *, dx: bool = True, dW0: bool = False, db: bool = False) -> Any:
+        """Gradients of ⟨dy, y⟩; see `sora_linear_backward`."""
+        if not isinstance(cache, Cache):
+            return self.other_backward(dy, cache, dx=dx, dW0=dW0, db=db)
+        x, W, (A, g, B, s), leading = cache
+        dy = dy.reshape(len(x), W.shape[0])
+        z, v = x @ A.T, s * (dy @ B)
+        return Grads(
+            dx=(dy @ W).reshape(*leading, W.shape[1]) if dx else None,
+            dA=(v * g).T @ x,
+            dg=(v * z).sum(axis=0),
+            dB=s * (dy.T @ (z * g)),
+            dW0=dy.T @ x if dW0 else None,
+            db=dy.sum(axis=0) if db else None,
+        )
+
+
+def _folded_weight(module: tuple[Array, Any]) -> Array:
+    W0, (A, g, B, s) = module
+    W = np.matmul(s * (B * g), A)
+    W += W0
+    return W
+
+
+def _same(adapter: Any, known: Any) -> bool:
+    """Whether these are the very arrays that were folded."""
+    return adapter.s == known.s and all(part is other for part, other in zip(adapter[:3], known[:3], strict=True))

@@ -1,0 +1,70 @@
+"""Jobs in processes of their own, run by turns, so that what disturbs the machine disturbs all of them alike."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from job import Job
+
+_PAUSE = 0.05  # seconds between runs, in which PyTorch's threads stop spinning
+
+
+class Process:
+    """A child that has loaded a job; its requests fail with what it wrote to standard error."""
+
+    def __init__(self, job: Job | None = None, env: Mapping[str, str] | None = None) -> None:
+        child = str(Path(__file__).with_name("child.py"))
+        self.pipe = subprocess.Popen(
+            [sys.executable, child], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+        )
+        if job is not None:
+            self.ask("load", **asdict(job))
+
+    def ask(self, do: str, **options: Any) -> Any:
+        """The answer to one request."""
+        assert self.pipe.stdin is not None
+        assert self.pipe.stdout is not None
+        self.pipe.stdin.write(json.dumps({"do": do, **options}) + "\n")
+        self.pipe.stdin.flush()
+        line = self.pipe.stdout.readline()
+        if not line:
+            raise RuntimeError(f"a benchmark's process ended with status {self.pipe.wait()} when asked to {do}")
+        return json.loads(line)
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        assert self.pipe.stdin is not None
+        self.pipe.stdin.close()
+        self.pipe.wait()
+
+
+def by_turns(jobs: Mapping[str, Job], repetitions: int) -> dict[str, list[float]]:
+    """Seconds of every run of every job, all jobs loaded and warmed up, then run in turn so many times."""
+    processes = {name: Process(job) for name, job in jobs.items()}
+    try:
+        for process in processes.values():
+            process.ask("run")
+        seconds: dict[str, list[float]] = {name: [] for name in jobs}
+        for _ in range(repetitions):
+            for name, process in processes.items():
+                time.sleep(_PAUSE)
+                seconds[name].append(process.ask("run")["seconds"])
+    finally:
+        for process in processes.values():
+            process.__exit__()
+    return seconds
+
+
+def median(values: list[float]) -> float:
+    """The middle one."""
+    return statistics.median(values)
