@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 export SORA_REF_CACHE ?= $(CURDIR)/.cache
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-quick test weights lint oracles vectors conformance-vectors docs mutants mutants-sample clean
+.PHONY: help demo demo-quick test weights lint oracles bench vectors conformance-vectors docs mutants mutants-sample clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,9 @@ lint: .venv/lint  ## Check style and types.
 
 oracles: .venv/oracles  ## Compare live with PyTorch, JAX, transformers, PEFT, scikit-learn, PyProximal and SciPy (installs them).
 	$(BIN)/python -m pytest tests/oracles
+
+bench: .venv/oracles  ## Time training and inference beside PyTorch; writes build/bench.json and a picture (15 minutes, idle machine).
+	$(BIN)/python tests/bench
 
 vectors: .venv/oracles  ## Regenerate the golden vectors in tests/vectors.
 	$(BIN)/python tests/support/make_vectors.py

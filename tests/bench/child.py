@@ -13,6 +13,8 @@ from typing import Any
 
 from job import Job
 
+from sora_ref.run.workers import keep_freed_memory
+
 
 def serve() -> None:
     """Answer requests until the input ends."""
@@ -49,6 +51,8 @@ def load(job: Job) -> Any:
     import torch
     from torch_peer import Peft, Torch
 
+    if job.keep_memory:
+        keep_freed_memory()
     torch.set_num_threads(job.workers)
     return Torch(job) if job.side == "torch" else Peft(job)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
@@ -34,8 +34,11 @@ class Job:
     gated:   whether the gates are trained, as in SoRA, or stay at 1, as in LoRA.
     merged:  whether the adapters are merged into the weights, before the clock starts.
     closed:  the share of gates that are zero.
-    skip:    whether the backward leaves out what closed gates make zero.
-    kernels, tokens, workers: ours alone: which operations, the token budget of a microbatch, threads.
+    workers: threads.
+    keep_memory: whether the process is told to keep freed memory, as ours always is.
+    fold:    ours alone: whether the adapters are folded into the weights for each step.
+    skip:    whether the backward leaves out what closed gates make zero; not with folding.
+    kernels, tokens: which operations, and the token budget of a microbatch.
     """
 
     side: Literal["ours", "torch", "peft"] = "ours"
@@ -48,10 +51,12 @@ class Job:
     gated: bool = True
     merged: bool = False
     closed: float = 0.0
+    workers: int = 2
+    keep_memory: bool = False
+    fold: bool = True
     skip: bool = False
     kernels: Literal["backend", "reference"] = "backend"
     tokens: int = 512
-    workers: int = 2
 
     def on(self, side: Literal["ours", "torch", "peft"]) -> Job:
         """The same work on another side."""
@@ -95,25 +100,30 @@ def material(job: Job) -> Material:
 
 
 def gemm_flops(job: Job) -> float:
-    """Floating-point operations of the matrix products of one run: what a perfect implementation still has to do.
-
-    A dense map of n rows costs 2·n·in·out forward and as much for its input's gradient, which the lowest block's
-    query, key and value are spared; the branch 2·n·r·(in + out) forward and twice that backward; attention
-    4·b·t²·d forward and twice that backward.
-    """
+    """Floating-point operations of the encoder's matrix products in one run, padding left out."""
     m = material(job)
-    tokens = float(sum(m.data.lengths[rows].sum() for rows in m.batches))
-    squares = float(sum((m.data.lengths[rows] ** 2).sum() for rows in m.batches))
-    total = 0.0
-    training = job.what == "train"
-    for module in linear_modules(m.config):
-        out, in_ = m.params[f"{module}.weight"].shape
-        spared = module.startswith("encoder.layer.0.") and module.endswith(("query", "key", "value"))
-        total += 2 * tokens * in_ * out * (1 + (training and not spared))
-        if job.rank and not job.merged:
-            backward = training * (3 if spared else 4)  # v, dB, dA and dx, each half as large as z and u Bᵀ together
-            total += tokens * job.rank * (in_ + out) * (2 + backward)
-    return total + 4 * squares * m.config.hidden_size * m.config.num_hidden_layers * (3 if training else 1)
+    rank = 0 if job.merged else job.rank
+    lengths = [length for rows in m.batches for length in m.data.lengths[rows].tolist()]
+    return encoder_flops(m.config, lengths, rank, training=job.what == "train")
+
+
+def encoder_flops(config: BertConfig, lengths: Sequence[int], rank: int, *, training: bool) -> float:
+    """Operations of sequences of these lengths, with adapters of this rank on every linear layer.
+
+    A dense map of n tokens costs 2·n·in·out, and as much for the gradient of its input, which the lowest block's query,
+    key and value are spared; the branch n·r·(in + out)·2 forward, and backward as much for dA and dB, for dy B, and
+    for dx.  Attention costs 4·t²·d a sequence and block forward, and twice that backward.
+    """
+    tokens, squares = float(sum(lengths)), float(sum(length**2 for length in lengths))
+    shapes, total = config.shapes(), 0.0
+    for module in linear_modules(config):
+        out, in_ = shapes[f"{module}.weight"]
+        lowest = module.startswith("encoder.layer.0.attention.self.")
+        total += 2 * tokens * in_ * out * (1 + (training and not lowest))
+        total += 2 * tokens * rank * (in_ + out)
+        if training:  # dB and dy B; dA and, but for the lowest, dx
+            total += 2 * tokens * rank * (2 * out + (1 if lowest else 2) * in_)
+    return total + 4 * squares * config.hidden_size * config.num_hidden_layers * (3 if training else 1)
 
 
 def demo_configuration() -> Config:

@@ -65,6 +65,15 @@ def by_turns(jobs: Mapping[str, Job], repetitions: int) -> dict[str, list[float]
     return seconds
 
 
+def peak(job: Job, runs: int = 3) -> int:
+    """Bytes of the most memory a process had that did nothing but this job."""
+    with Process(job) as process:
+        for _ in range(runs):
+            process.ask("run")
+        found: int = process.ask("peak")["bytes"]
+    return found
+
+
 def median(values: list[float]) -> float:
     """The middle one."""
     return statistics.median(values)

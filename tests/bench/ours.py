@@ -90,7 +90,7 @@ class Ours:
 
     def folded(self, each: Callable[..., Any]) -> Any:
         """The operations for the present parameters."""
-        if self.job.kernels == "reference" or self.job.skip or self.backend.fold is None:
+        if self.job.kernels == "reference" or not self.job.fold or self.backend.fold is None:
             return self.ops
         params = {**self.params, **self.state.params} if self.job.what == "train" else self.params
         modules = {}
@@ -113,6 +113,7 @@ class Ours:
     def gradients(self, rows: Any, each: Callable[..., Any]) -> tuple[float, dict[str, Any]]:
         """Mean loss and gradients of one batch."""
         params = {**self.params, **self.state.params}
+        self.current = self.ops  # lets go of the weights folded last
         self.current = self.folded(each)
         labels = self.m.data.labels
 
