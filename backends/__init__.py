@@ -10,7 +10,7 @@ This package imports nothing of sora_ref, and loads a library only when that lib
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import ModuleType
@@ -20,6 +20,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 Array = Any  # an array of any namespace that array-api-compat knows
+_KernelsGiven = Callable[[Iterable[Array]], Mapping[str, Callable[..., Any]]]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ class Backend:
     scatter_add:   (n rows, ids (m,), updates (m, d)) -> (n, d) with out[ids[j]] += updates[j], duplicates summed.
     shares_memory: whether two arrays may overlap in memory.
     kernels:       faster forms of operations, by the field of `Ops` they replace; each has a differential test.
+    precisions:    by the name of a precision of float32 matrix products, what makes the kernels that have it, given the
+                   arrays that never change.
+    synchronous:   whether an operation is done when it returns; else only a transfer to the host waits for it.
+    memory:        bytes of device memory held so far, at their peak; None where the device is the host.
     """
 
     name: str
@@ -44,6 +49,13 @@ class Backend:
     scatter_add: Callable[[int, Array, Array], Array]
     shares_memory: Callable[[Array, Array], bool]
     kernels: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    precisions: Mapping[str, _KernelsGiven] = field(default_factory=dict)
+    synchronous: bool = True
+    memory: Callable[[], int] | None = None
+
+
+class DeviceError(RuntimeError):
+    """A device that cannot be used, in one sentence."""
 
 
 _MODULES = {"numpy": "numpy_backend", "cupy": "cupy_backend", "strict": "strict_backend", "exact": "exact_backend"}
@@ -61,7 +73,11 @@ def names() -> tuple[str, ...]:
 
 @cache
 def get(name: str) -> Backend:
-    """The backend called `name`; ValueError for an unknown name, ImportError where its library is not installed."""
+    """The backend called `name`.
+
+    Raises ValueError for an unknown name, ImportError where its library is not installed, DeviceError where its device
+    cannot be used.
+    """
     if name not in _MODULES:
         raise ValueError(f"unknown backend {name!r}: expected one of {', '.join(_MODULES)}")
     module = importlib.import_module(f"{__name__}.{_MODULES[name]}")

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from array_api_compat import array_namespace
 
 from sora_ref.backends import Array
-from sora_ref.checks import require, require_finite_number
+from sora_ref.checks import require
 from sora_ref.gate import ADAMW_XI, GateRule
 from sora_ref.ops import SPEC, Ops, Update
 from sora_ref.optim import AdamW, Moments, Optimiser, zero_moments
@@ -116,7 +116,7 @@ def training_step(
             grads[name] = grads[name] + (rule.loss_l1 / count) * array_namespace(grads[name]).sign(state.params[name])
     norm = None
     if recipe.clip is not None:
-        grads, norm = clip_by_global_norm(grads, recipe.clip, recipe.clip_eps)
+        grads, norm = ops.clip_by_global_norm(grads, recipe.clip, recipe.clip_eps)
 
     updates: dict[str, Update] = {}
     for name, theta in state.params.items():
@@ -129,21 +129,6 @@ def training_step(
     after = ops.update_parameters(updates, t)
     params = {name: theta for name, (theta, _) in after.items()}
     return TrainState(params, {name: moments for name, (_, moments) in after.items()}, t), norm
-
-
-def clip_by_global_norm(grads: Params, limit: float, eps: float = 0.0) -> tuple[dict[str, Array], Array]:
-    """Gradients times min(1, limit/(norm + eps)), and the norm: a 0-d float64 array on their device (SORA-STEP-4)."""
-    require_finite_number("clip", limit)
-    require(limit > 0, f"clip is {limit}: expected more than 0")
-    xp = array_namespace(*grads.values())
-    wide = [xp.astype(grad, xp.float64) for grad in grads.values()]
-    norm = xp.sqrt(_sum([xp.sum(grad * grad) for grad in wide]))
-    factor = limit / xp.maximum(norm + eps, limit)
-    return {name: grad * xp.astype(factor, grad.dtype) for name, grad in grads.items()}, norm
-
-
-def _sum(terms: Sequence[Any]) -> Any:
-    return sum(terms[1:], start=terms[0])
 
 
 def _name_mismatch(grads: Params, params: Params) -> str:

@@ -24,7 +24,7 @@ def predict_logits(setup: Setup, trained: Params, encoded: Encoded) -> np.ndarra
         out, _ = classifier_forward(setup.model, params, batch, scales=setup.scales, ops=setup.ops)
         logits[rows] = setup.backend.to_host(out)
 
-    with worker_pool(setup.config.workers) as each:
+    with worker_pool(setup.workers) as each:
         for _ in each(evaluate_rows, microbatches(encoded.lengths, np.arange(len(encoded.ids)), _TOKENS)):
             pass
     return logits
