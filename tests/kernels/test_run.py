@@ -123,7 +123,7 @@ def test_a_loss_that_is_no_number_is_named_by_its_own_step_though_it_is_read_lat
         return (loss * np.float32("nan") if calls == 3 else loss), dlogits
 
     monkeypatch.setattr(loop, "cross_entropy", breaks)
-    with pytest.raises(SoRAError, match="the loss is nan at step 3: .* the last checkpoint is untouched"):
+    with pytest.raises(SoRAError, match=r"the loss is nan at step 3: .* the last checkpoint is untouched"):
         run_once(tmp_path / "run", keys, train__log_every=5, train__checkpoint_every=5, train__microbatch_tokens=4000)
     assert calls == 5
     assert last(tmp_path / "run").position.step == 0
