@@ -176,7 +176,6 @@ __device__ Size table_of(const Table* tables, Size count) {
 
 // x − clip(x, −a, a): +0 exactly where |x| ≤ a.
 __device__ REAL soft_threshold(REAL x, REAL a) {
-    if (isnan(a)) return a;
     REAL clipped = x < -a ? -a : x > a ? a : x;
     return x - clipped;
 }

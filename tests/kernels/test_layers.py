@@ -16,6 +16,7 @@ import pytest
 from emulated import MISSING, make_device
 from hypothesis import given
 from hypothesis import strategies as st
+from kernel_bounds import FUNCTION, gelu_bound, layer_norm_bound, unit, wide, within
 
 from sora_ref.backends import get
 from sora_ref.backends.cupy_kernels.layers import LayerNormCache, scatter_add
@@ -29,25 +30,11 @@ pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 FORWARDS, BACKWARDS = make_device(), make_device(backwards=True)
 KERNELS = all_kernels(FORWARDS)
 AS_SHIPPED = all_kernels(make_device(block=128, chunk=1024))
-INFLATED = 1 + 2.0**-20  # over the roundings of a bound's own evaluation in float64
-FUNCTION = 4  # roundings that exp and erf may lose: CUDA's manual gives them 2 ulp, and an ulp is at most 2u
 
 dtypes = st.sampled_from(["float32", "float64"])
 seeds = st.integers(0, 2**32 - 1)
 widths = st.sampled_from([1, 2, 7, 8, 9, 16, 23, 40])  # around a block of 8, and several rounds of it
 rows = st.integers(0, 5)
-
-
-def unit(x: Floats) -> float:
-    return float(np.finfo(x.dtype).eps) / 2
-
-
-def wide(*arrays: Floats) -> tuple[Floats, ...]:
-    return tuple(x.astype(np.float64) for x in arrays)
-
-
-def within(found: Floats, expected: Floats, bound: Floats) -> bool:
-    return bool(np.all(np.abs(found.astype(np.float64) - expected) <= INFLATED * bound))
 
 
 def draw(seed: int, shape: tuple[int, ...], dtype: str, scale: float = 1.0) -> Floats:
@@ -62,26 +49,6 @@ def whole(seed: int, shape: tuple[int, ...], dtype: str) -> Floats:
 def same_bits(found: Any, expected: Any) -> bool:
     a, b = np.asarray(found), np.asarray(expected)
     return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
-
-
-def gelu_bound(x: Floats, u: float) -> tuple[Floats, Floats]:
-    """Largest errors of y and of gelu′, against the exact ones of x.
-
-    erf's argument is off by 2u of itself, which moves erf by at most |z·erf′(z)| times that; 1 + erf, ½ and the
-    product round.  exp's argument, −x²/2, is off by 2u of itself; three roundings follow.
-    """
-    (v,) = wide(x)
-    z = np.abs(v) * math.sqrt(0.5)
-    density = np.exp(-0.5 * v * v) / math.sqrt(2 * math.pi)
-    cdf = np.vectorize(lambda t: 0.5 * math.erfc(-t * math.sqrt(0.5)), otypes=[float])(v)
-    erf = np.abs(2 * cdf - 1)
-    e_erf = 2 * u * (1 + 4 * u) * 2 / math.sqrt(math.pi) * z * np.exp(-z * z * (1 - 8 * u)) + FUNCTION * u * erf
-    e_cdf = 0.5 * e_erf + u * (cdf + e_erf)
-    e_density = density * (np.expm1(3 * u * v * v / 2) + gamma(FUNCTION + 3, u))
-    tiny = float(np.finfo(x.dtype).tiny)
-    e_product = np.abs(v) * e_density + u * np.abs(v) * (density + e_density) + tiny
-    derivative = np.abs(cdf + v * density)
-    return np.abs(v) * e_cdf * (1 + u) + u * np.abs(v * cdf) + tiny, (e_cdf + e_product) * (1 + u) + u * derivative
 
 
 @pytest.mark.bounded
@@ -102,28 +69,6 @@ def test_gelu_of_extremes() -> None:
     assert derivative.tolist()[:3] == [0.5, 1.0, 0.0]
     assert np.isnan(y[3])
     assert y[4] == np.inf
-
-
-def layer_norm_bound(x: Floats, weight: Floats, bias: Floats, eps: float, u: float) -> Floats:
-    """Largest |ŷ − y|: the mean, then what is centred, the variance, its root, and three operations."""
-    v, w, b = wide(x, weight, bias)
-    d = v.shape[-1]
-    mean = v.mean(-1, keepdims=True)
-    c = np.abs(v - mean)
-    e_mean = gamma(d, u) * np.abs(v).mean(-1, keepdims=True)
-    e_c = e_mean + u * (c + e_mean)
-    variance = (c * c).mean(-1, keepdims=True)
-    e_variance = (2 * c * e_c + e_c * e_c).mean(-1, keepdims=True)
-    e_variance += gamma(d + 1, u) * (variance + e_variance)
-    total = variance + eps
-    relative = (e_variance + 2 * u * (total + e_variance)) / total  # ε rounds, and so does the sum
-    if np.any(relative >= 0.5):
-        return np.full(v.shape, np.inf)
-    inverse = 1 / np.sqrt(total)
-    e_inverse = inverse * ((1 + gamma(2, u)) / np.sqrt(1 - relative) - 1)
-    e_xhat = (c + e_c) * (inverse + e_inverse) * (1 + u) - c * inverse
-    product = np.abs(w) * (c * inverse + e_xhat) * (1 + u)
-    return np.asarray(np.abs(w) * (e_xhat * (1 + u) + u * c * inverse) + u * (product + np.abs(b)))
 
 
 @pytest.mark.bounded
@@ -222,6 +167,14 @@ def test_softmax_of_rows_without_a_key_and_of_infinities(dtype: str) -> None:
     assert out[2].tolist() == [0, 1, 0]
     assert np.all(np.isnan(out[3]))
     assert same_bits(out[0], np.full(3, 1, dtype) / np.asarray(3, dtype))
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_softmax_subtracts_the_largest_score_wherever_it_stands(dtype: str) -> None:
+    scores = 1000 * (np.eye(23, dtype=dtype) - 1) + 900  # exp of 900 overflows, and so does that of 1000
+    FORWARDS.launch("softmax_forward", scores.dtype, (23,), scores, np.zeros((1, 23), dtype), 1.0, 23, 23)
+    assert same_bits(scores, np.eye(23, dtype=dtype))
 
 
 @pytest.mark.exact
