@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, Self
 from sora_ref import gate, prox
 from sora_ref.backends import Array, float_info
 from sora_ref.gate import GateRule, gate_update
+from sora_ref.gradients import clip_by_global_norm, combine_microbatches
 from sora_ref.linear import sora_linear_backward, sora_linear_forward
-from sora_ref.optim import AdamW, Moments, Optimiser, clip_by_global_norm
+from sora_ref.optim import AdamW, Moments, Optimiser
 
 _THRESHOLDS: dict[Any, int] = {None: 0, prox.soft_threshold: 1, prox.released_threshold: 2}
 _METRICS: dict[Any, int] = {
@@ -127,6 +128,7 @@ class Ops:
 
     sora_linear_forward: Callable[..., Any] = sora_linear_forward
     sora_linear_backward: Callable[..., Any] = sora_linear_backward
+    combine_microbatches: Callable[..., Any] = combine_microbatches
     clip_by_global_norm: Callable[..., Any] = clip_by_global_norm
     update_parameters: Callable[..., Any] = update_parameters
 

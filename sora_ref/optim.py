@@ -1,13 +1,12 @@
-"""Gradient steps: SGD and AdamW with decoupled weight decay (clause SORA-OPT), and the clipping before them.
+"""Gradient steps: SGD and AdamW with decoupled weight decay (clause SORA-OPT).
 
 An optimiser is a value; `update` is pure and takes the learning rate of the step it makes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from array_api_compat import array_namespace
 
@@ -111,18 +110,3 @@ def _check_update(theta: Array, grad: Array, moments: Moments, t: int, lr: float
     require_one_dtype({"parameter": theta, "gradient": grad, "m": moments.m, "v": moments.v})
     require(t >= 1, f"step t is {t}: expected 1 or more")
     require_finite_number("learning rate", lr, least=0)
-
-
-def clip_by_global_norm(grads: Mapping[str, Array], limit: float, eps: float = 0.0) -> tuple[dict[str, Array], Array]:
-    """Gradients times min(1, limit/(norm + eps)), and the norm: a 0-d float64 array on their device (SORA-STEP-4)."""
-    require_finite_number("clip", limit)
-    require(limit > 0, f"clip is {limit}: expected more than 0")
-    xp = array_namespace(*grads.values())
-    wide = [xp.astype(grad, xp.float64) for grad in grads.values()]
-    norm = xp.sqrt(_sum([xp.sum(grad * grad) for grad in wide]))
-    factor = limit / xp.maximum(norm + eps, limit)
-    return {name: grad * xp.astype(factor, grad.dtype) for name, grad in grads.items()}, norm
-
-
-def _sum(terms: Sequence[Any]) -> Any:
-    return sum(terms[1:], start=terms[0])

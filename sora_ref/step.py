@@ -15,7 +15,7 @@ Parameters are a flat mapping from name to array; the name alone says the group.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -24,10 +24,10 @@ from array_api_compat import array_namespace
 from sora_ref.backends import Array
 from sora_ref.checks import require
 from sora_ref.gate import ADAMW_XI, GateRule
+from sora_ref.gradients import Params
 from sora_ref.ops import SPEC, Ops, Update
 from sora_ref.optim import AdamW, Moments, Optimiser, zero_moments
 
-Params = Mapping[str, Array]
 GATE_SUFFIX = ".sora_g"
 
 
@@ -75,20 +75,6 @@ def parameter_group(name: str) -> Literal["gate", "decayed", "undecayed"]:
     if name.endswith(GATE_SUFFIX):
         return "gate"
     return "undecayed" if name.endswith(".bias") or "LayerNorm" in name else "decayed"
-
-
-def combine_microbatches(summed: Sequence[Params], examples: int) -> dict[str, Array]:
-    """(Σ over microbatches) / examples, in the order given (SORA-STEP-2).
-
-    summed: per microbatch, gradients of the loss *summed* over its examples; all with the same names.
-    """
-    require(examples >= 1, f"{examples} examples in the optimiser batch: expected at least 1")
-    require(len(summed) >= 1, "no microbatches: expected at least one")
-    total = dict(summed[0])
-    for grads in summed[1:]:
-        require(grads.keys() == total.keys(), "microbatches differ in the parameters they have gradients of")
-        total = {name: total[name] + grad for name, grad in grads.items()}
-    return {name: grad / examples for name, grad in total.items()}
 
 
 def training_step(

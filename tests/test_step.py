@@ -29,7 +29,7 @@ from sora_ref import (
     initial_state,
     training_step,
 )
-from sora_ref.optim import clip_by_global_norm
+from sora_ref.gradients import clip_by_global_norm
 from sora_ref.step import parameter_group
 
 PLAIN = Recipe(optimiser=SGD(), gate_rule=PAPER)

@@ -219,6 +219,25 @@ extern "C" __global__ void update_parameters(const Update* updates, Size count) 
     }
 }
 
+// One parameter's gradient from several microbatches, whose addresses stand in a row of their own.
+struct Combined {
+    Size first, size;
+    REAL* mean;
+};
+
+// (Σ over microbatches, in their order)/examples.
+extern "C" __global__ void combine(
+    const Combined* gradients, Size count, const Size* parts, Size microbatches, double examples) {
+    const Size line = table_of(gradients, count);
+    const Combined p = gradients[line];
+    const Size begin = ((Size)blockIdx.x - p.first) * CHUNK, end = begin + CHUNK < p.size ? begin + CHUNK : p.size;
+    for (Size i = begin + threadIdx.x; i < end; i += BLOCK) {
+        REAL sum = ((const REAL*)parts[line * microbatches])[i];
+        for (Size k = 1; k < microbatches; ++k) sum = sum + ((const REAL*)parts[line * microbatches + k])[i];
+        p.mean[i] = sum / (REAL)examples;
+    }
+}
+
 // One gradient to be clipped; its elements belong to the blocks from `first` on.
 struct Gradient {
     Size first, size;

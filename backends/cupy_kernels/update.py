@@ -1,4 +1,4 @@
-"""The optimiser step of all parameters in one launch, and the clipping of all gradients in two.
+"""The optimiser step of all parameters in one launch; their gradients gathered in one, and clipped in two.
 
 A launch gets a table with one line for each parameter: pointers, sizes and the step's numbers.
 """
@@ -6,7 +6,7 @@ A launch gets a table with one line for each parameter: pointers, sizes and the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ UPDATE = np.dtype(
     + [(name, "<i8") for name in _CHOICES]
 )
 ALIGNED = 64  # elements: 256 bytes of float32, as an allocation of its own would have
+COMBINED = np.dtype([(name, "<i8") for name in ("first", "size", "mean")])
 GRADIENT = np.dtype([(name, "<i8") for name in ("first", "size", "grad", "clipped")])
 
 
@@ -58,6 +59,27 @@ def update_kernels(device: Device) -> dict[str, Callable[..., Any]]:
             for (name, update), (theta, m, v) in zip(updates.items(), new, strict=True)
         }
 
+    def combine_microbatches(summed: Sequence[Mapping[str, Array]], examples: int) -> dict[str, Array]:
+        """(Σ over microbatches, in the order given)/examples; one dtype for all.
+
+        Raises ValueError where names or shapes differ, or there is nothing to divide.
+        """
+        alike = all(
+            [(k, x.shape) for k, x in sorted(p.items())] == [(k, x.shape) for k, x in sorted(summed[0].items())]
+            for p in summed[1:]
+        )
+        if not summed or examples < 1 or not alike:
+            raise ValueError(f"{len(summed)} microbatches, {examples} examples: expected some, with the same gradients")
+        (dtype,) = {np.dtype(x.dtype) for part in summed for x in part.values()}
+        given = [[device.contiguous(part[name]) for part in summed] for name in summed[0]]
+        table, blocks = _table(COMBINED, [parts[0].size for parts in given], device.chunk)
+        means = _like(device, list(summed[0].values()), dtype)
+        table["mean"] = [pointer(x) for x in means]
+        addresses = cp.asarray(np.array([[pointer(x) for x in parts] for parts in given], np.int64))
+        lines = _sent(device, table)
+        device.launch("combine", dtype, (blocks,), lines, len(table), addresses, len(summed), float(examples))
+        return dict(zip(summed[0], means, strict=True))
+
     def clip_by_global_norm(
         grads: Mapping[str, Array], limit: float, eps: float = 0.0
     ) -> tuple[dict[str, Array], Array]:
@@ -74,7 +96,11 @@ def update_kernels(device: Device) -> dict[str, Callable[..., Any]]:
         device.launch("clip", dtype, (blocks,), lines, len(table), partial, float(limit), float(eps), norm)
         return dict(zip(grads, clipped, strict=True)), norm
 
-    return {"update_parameters": update_parameters, "clip_by_global_norm": clip_by_global_norm}
+    return {
+        "update_parameters": update_parameters,
+        "combine_microbatches": combine_microbatches,
+        "clip_by_global_norm": clip_by_global_norm,
+    }
 
 
 def _table(fields: np.dtype[Any], sizes: Iterable[int], chunk: int) -> tuple[np.ndarray, int]:

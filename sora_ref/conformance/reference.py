@@ -14,8 +14,9 @@ from sora_ref.backends import Array, Backend, DeviceError, get, names
 from sora_ref.conformance.adapter import Adapter, Floats, Layer, Missing, Plan, Triple
 from sora_ref.conformance.choices import VARIANTS, Choices
 from sora_ref.conformance.runner import EXAMPLES, Report, check_adapter
+from sora_ref.gradients import combine_microbatches
 from sora_ref.linear import LinearGrads
-from sora_ref.step import Rates, Recipe, combine_microbatches, initial_state, training_step
+from sora_ref.step import Rates, Recipe, initial_state, training_step
 
 _NAMES = ("A", "g", "B")
 

@@ -17,7 +17,6 @@ from sora_ref import (
     Rates,
     Stage,
     TrainState,
-    combine_microbatches,
     training_step,
 )
 from sora_ref.checks import require
@@ -169,7 +168,7 @@ def _loss_and_gradients(
     loss = sum((part_loss for part_loss, _ in parts[1:]), start=parts[0][0]) / len(rows)
     if setup.backend.synchronous:
         _require_finite(run, loss, step)
-    return loss, combine_microbatches([grads for _, grads in parts], len(rows))
+    return loss, setup.ops.combine_microbatches([grads for _, grads in parts], len(rows))
 
 
 def _require_finite(run: Run, loss: float, step: int) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sora_ref import ADAMW_XI, AdamW, Rates, Recipe, combine_microbatches, initial_state, training_step
+from sora_ref import ADAMW_XI, AdamW, Rates, Recipe, initial_state, training_step
 from sora_ref.backends import Backend, get
 from sora_ref.models import (
     MODEL_SPEC,
@@ -72,7 +72,7 @@ def our_step(model: Classifier, backend: Backend, ops: ModelOps, params: Params,
     def gradients() -> Params:
         logits, cache = classifier_forward(model, {**params, **state.params}, batch, scales=scales, ops=ops)
         _, dlogits = cross_entropy(logits, labels)
-        return combine_microbatches([classifier_backward(dlogits, cache, trained)], labels.shape[0])
+        return ops.combine_microbatches([classifier_backward(dlogits, cache, trained)], labels.shape[0])
 
     def step() -> None:
         nonlocal state

@@ -32,7 +32,7 @@ def entry(text: str, kernel: str) -> str:
 def test_every_kernel_compiles(real: str, architecture: str) -> None:
     found = re.findall(r"\.visible \.entry (\w+)\(", ptx(real, architecture))
     assert sorted(found) == sorted(signatures())
-    assert len(found) == 12
+    assert len(found) == 13
 
 
 @pytest.mark.exact
@@ -40,7 +40,7 @@ def test_every_kernel_compiles(real: str, architecture: str) -> None:
 def test_no_kernel_uses_atomics_or_shuffles_and_the_update_contracts_nothing(real: str) -> None:
     text = ptx(real, "sm_90")
     assert not re.findall(r"^\s+(?:atom|red|shfl)\.", text, re.MULTILINE)
-    for kernel in ("update_parameters", "squares", "clip", "layer_norm_forward", "softmax_backward"):
+    for kernel in ("update_parameters", "combine", "squares", "clip", "layer_norm_forward", "softmax_backward"):
         assert "fma." not in entry(text, kernel), kernel
         assert ".approx" not in entry(text, kernel), kernel
 

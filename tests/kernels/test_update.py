@@ -172,6 +172,29 @@ def test_what_the_specification_refuses_is_refused(change: dict[str, Any], sente
         UPDATES["update_parameters"]({"g": make_update(np.random.default_rng(0), SGD(), (3,), "float64")}, 0)
 
 
+@pytest.mark.exact("SORA-STEP-2")
+@given(seeds, dtypes, st.lists(shapes, min_size=1, max_size=4), st.integers(1, 4), st.sampled_from([1, 3, 32]))
+def test_mean_over_microbatches_is_the_specifications_bit_for_bit(
+    seed: int, dtype: str, kinds: list[tuple[int, ...]], microbatches: int, examples: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    summed = [
+        {f"p{k}": np.asarray(rng.standard_normal(shape), dtype) for k, shape in enumerate(kinds)}
+        for _ in range(microbatches)
+    ]
+    found = UPDATES["combine_microbatches"](summed, examples)
+    for name, expected in SPEC.combine_microbatches(summed, examples).items():
+        assert same_bits(found[name], np.asarray(expected, dtype))
+
+
+@pytest.mark.exact
+def test_microbatches_that_do_not_fit_are_refused() -> None:
+    one, other, longer = {"a": np.ones(2)}, {"b": np.ones(2)}, {"a": np.ones(3)}
+    for summed, examples in (([], 1), ([one], 0), ([one, other], 2), ([one, longer], 2)):
+        with pytest.raises(ValueError, match="expected some, with the same gradients"):
+            UPDATES["combine_microbatches"](summed, examples)
+
+
 @pytest.mark.bounded("SORA-STEP-4")
 @given(seeds, dtypes, st.lists(shapes, min_size=1, max_size=5), st.sampled_from([0.1, 1e6]), st.sampled_from([0, 1e-6]))
 def test_clipping_is_the_specifications_up_to_the_order_of_a_sum(

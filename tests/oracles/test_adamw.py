@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pytest
 
 from sora_ref.bounds import gamma
-from sora_ref.optim import SGD, AdamW, Moments, clip_by_global_norm, zero_moments
+from sora_ref.gradients import clip_by_global_norm
+from sora_ref.optim import SGD, AdamW, Moments, zero_moments
 from sora_ref.schedules import released_linear
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'sora_ref[oracles]'")
