@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from sora_ref.backends import Array
 from sora_ref.backends.cupy_kernels.device import Device
-from sora_ref.backends.cupy_kernels.matmul import Matmul
+from sora_ref.backends.cupy_kernels.matmul import Matmul, Operand
 
 
 class LayerNormCache(NamedTuple):
@@ -20,11 +20,11 @@ class LayerNormCache(NamedTuple):
 
 
 class AttentionCache(NamedTuple):
-    """What attention_backward needs; q, k, v are (b, h, t, d/h), probabilities (b, h, t, t)."""
+    """What attention_backward needs; q, k, v (b, h, t, d/h) ready to be multiplied, probabilities (b, h, t, t)."""
 
-    q: Array
-    k: Array
-    v: Array
+    q: Operand
+    k: Operand
+    v: Operand
     probabilities: Array
     dropped: Array
     keep: Array | None
@@ -68,11 +68,11 @@ def layer_kernels(device: Device, matmul: Matmul) -> dict[str, Callable[..., Any
         q: Array, k: Array, v: Array, heads: int, bias: Array, keep: Array | None = None, p: float = 0.0
     ) -> tuple[Array, AttentionCache]:
         """softmax(q kᵀ/√(d/h) + bias) v, head by head; the softmax with its scale and mask in one launch."""
-        q, k, v = (_split_heads(device, x, heads) for x in (q, k, v))
+        q, k, v = (matmul.operand(_split_heads(device, x, heads)) for x in (q, k, v))
         b, h, t, width = q.shape
-        probabilities = matmul(q, k.swapaxes(-1, -2))
+        probabilities = matmul(q, k.T)
         scale, mask = 1 / math.sqrt(width), device.contiguous(bias)
-        device.launch("softmax_forward", q.dtype, (b * h * t,), probabilities, mask, scale, h * t, t)
+        device.launch("softmax_forward", q.real, (b * h * t,), probabilities, mask, scale, h * t, t)
         dropped = _dropout(cp, probabilities, keep, p)
         return _join_heads(device, matmul(dropped, v)), AttentionCache(q, k, v, probabilities, dropped, keep, p)
 
@@ -80,11 +80,12 @@ def layer_kernels(device: Device, matmul: Matmul) -> dict[str, Callable[..., Any
         """(dq, dk, dv), each (b, t, d); the gradient through the softmax in one launch."""
         q, k, v, probabilities, dropped, keep, p = cache
         b, h, t, width = q.shape
-        dy = _split_heads(device, dy, h)
-        dv = matmul(dropped.swapaxes(-1, -2), dy)
-        dscores = device.contiguous(_dropout(cp, matmul(dy, v.swapaxes(-1, -2)), keep, p))
-        device.launch("softmax_backward", q.dtype, (b * h * t,), dscores, probabilities, 1 / math.sqrt(width), t)
-        dq, dk = matmul(dscores, k), matmul(dscores.swapaxes(-1, -2), q)
+        of_dy = matmul.operand(_split_heads(device, dy, h))
+        dv = matmul(dropped.swapaxes(-1, -2), of_dy)
+        dscores = device.contiguous(_dropout(cp, matmul(of_dy, v.T), keep, p))
+        device.launch("softmax_backward", q.real, (b * h * t,), dscores, probabilities, 1 / math.sqrt(width), t)
+        of_dscores = matmul.operand(dscores)
+        dq, dk = matmul(of_dscores, k), matmul(of_dscores.T, q)
         return _join_heads(device, dq), _join_heads(device, dk), _join_heads(device, dv)
 
     return {

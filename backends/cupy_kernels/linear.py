@@ -36,8 +36,12 @@ class LinearGrads(NamedTuple):
 
 
 def linear_kernels(device: Device, matmul: Matmul) -> dict[str, Callable[..., Any]]:
-    """The two functions by the field of `Ops` they replace."""
+    """The two functions by the field of `Ops` they replace.
+
+    Under bf16 and fp16 the branch's products are in TF32: they are small, and casting their operands would take longer.
+    """
     cp = device.cp
+    branch = Matmul(device, "tf32") if matmul.precision in ("bf16", "fp16") else matmul
 
     def forward(
         x: Array, W0: Array, b: Array | None, adapter: Any, *, keep: Array | None = None, p: Any = 0.0
@@ -49,23 +53,21 @@ def linear_kernels(device: Device, matmul: Matmul) -> dict[str, Callable[..., An
         leading, (out, in_) = tuple(x.shape[:-1]), W0.shape
         n = math.prod(leading)
         x = device.contiguous(x.reshape(n, in_))
-        of_x = matmul.operand(x)
         y = None
         if b is not None:
             y = cp.empty((n, out), x.dtype)
             y[...] = b
-        y = matmul(of_x, matmul.operand(W0).T, out=y)
+        y = matmul(x, matmul.operand(W0).T, out=y)
 
-        h, of_h, z = x, of_x, None
+        h, z = x, None
         if keep is not None:
             h = cp.where(keep.reshape(x.shape), x / (1 - p), cp.zeros_like(x))
-            of_h = matmul.operand(h)
         if adapter is not None:
             A, g, B, s = adapter
-            z = matmul(of_h, A.T)  # (n, in) -> (n, r)
+            z = branch(h, A.T)  # (n, in) -> (n, r)
             u = cp.empty(z.shape, z.dtype)
             device.launch("branch_forward", z.dtype, (device.blocks(z.size),), z, g, float(s), adapter.rank, z.size, u)
-            matmul(u, B.T, out=y)  # (n, r) -> (n, out)
+            branch(u, B.T, out=y)  # (n, r) -> (n, out)
         return y.reshape(*leading, out), LinearCache(x, h, z, W0, adapter, keep, p, leading)
 
     def backward(
@@ -87,17 +89,16 @@ def linear_kernels(device: Device, matmul: Matmul) -> dict[str, Callable[..., An
         if adapter is not None:
             A, g, B, s = adapter
             r = adapter.rank
-            q = matmul(of_dy, B)  # (n, out) -> (n, r)
+            q = branch(dy, B)  # (n, out) -> (n, r)
             u, w, dg = (cp.empty(shape, dy.dtype) for shape in ((n, r), (n, r), (r,)))
             device.launch("branch_backward", dy.dtype, (r,), q, z, g, float(s), n, r, u, w, dg)  # term 2: dg
-            dB = matmul(of_dy.T, u)  # term 3
-            of_w = matmul.operand(w)
-            dA = matmul(of_w.T, h)  # term 4
+            dB = branch(dy.T, u)  # term 3
+            dA = branch(w.T, h)  # term 4
             if dx_ is not None:  # term 5: through the branch
                 if keep is None:
-                    matmul(of_w, A, out=dx_)
+                    branch(w, A, out=dx_)
                 else:
-                    dh = matmul(of_w, A)
+                    dh = branch(w, A)
                     dx_ += cp.where(keep.reshape(dh.shape), dh / (1 - p), cp.zeros_like(dh))
         return LinearGrads(
             dx=None if dx_ is None else dx_.reshape(*leading, in_),

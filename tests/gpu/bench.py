@@ -72,7 +72,8 @@ def our_step(model: Classifier, backend: Backend, ops: ModelOps, params: Params,
     def gradients() -> Params:
         logits, cache = classifier_forward(model, {**params, **state.params}, batch, scales=scales, ops=ops)
         _, dlogits = cross_entropy(logits, labels)
-        return ops.combine_microbatches([classifier_backward(dlogits, cache, trained)], labels.shape[0])
+        mean: Params = ops.combine_microbatches([classifier_backward(dlogits, cache, trained)], labels.shape[0])
+        return mean
 
     def step() -> None:
         nonlocal state
