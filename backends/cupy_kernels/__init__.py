@@ -25,7 +25,7 @@ def options(real: str, block: int = BLOCK, chunk: int = CHUNK) -> tuple[str, ...
 
     No contraction to fused multiply-adds: every operation rounds as the specification's does.
     """
-    return ("-std=c++17", "--fmad=false", f"-DREAL={real}", f"-DBLOCK={block}", f"-DCHUNK={chunk}")
+    return ("--fmad=false", f"-DREAL={real}", f"-DBLOCK={block}", f"-DCHUNK={chunk}")
 
 
 def signatures() -> dict[str, tuple[str, ...]]:

@@ -20,12 +20,14 @@ class Device:
     """An array library with its compiler and its BLAS.
 
     cp:      CuPy's namespace, or one with the same functions.
+    compile: (CUDA C++, options) -> a module whose `get_function(name)` is called with grid, block and arguments.
     pointer: the address of an array's first element.
     cublas:  the module with gemmEx and gemmStridedBatchedEx;  handle: returns its handle.
     block, chunk: see `cupy_kernels`.
     """
 
     cp: Any
+    compile: Callable[[str, tuple[str, ...]], Any]
     pointer: Callable[[Array], int]
     cublas: Any
     handle: Callable[[], int]
@@ -42,7 +44,7 @@ class Device:
             return
         real = REALS[np.dtype(dtype)]
         if (real, name) not in self.compiled:
-            module = self.cp.RawModule(code=source(), options=options(real, self.block, self.chunk))
+            module = self.compile(source(), options(real, self.block, self.chunk))
             self.compiled.update({(real, kernel): module.get_function(kernel) for kernel in signatures()})
         self.compiled[real, name](tuple(grid), (self.block,), tuple(_argument(value) for value in args))
 

@@ -46,6 +46,17 @@ def test_no_kernel_uses_atomics_or_shuffles_and_the_update_contracts_nothing(rea
 
 
 @pytest.mark.exact
+def test_cupys_own_compiler_takes_the_kernels_and_flushes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CuPy's RawModule adds -ftz=true, which makes subnormal numbers zero; `compile_using_nvrtc` does not."""
+    compiler = pytest.importorskip("cupy.cuda.compiler", reason="CuPy is not installed")
+    monkeypatch.setattr(compiler, "_get_arch_for_options_for_nvrtc", lambda arch: ("-arch=sm_90", "cubin"))
+    binary, _ = compiler.compile_using_nvrtc(source(), options("float"), filename="kernels.cu")
+    assert all(name.encode() in binary for name in signatures())
+    assert ".ftz" not in entry(ptx("float", "sm_90"), "update_parameters")
+    assert ".ftz" in entry(nvrtc.compile_ptx(source(), [*options("float"), "-ftz=true"]), "update_parameters")
+
+
+@pytest.mark.exact
 def test_contraction_would_show() -> None:
     text = nvrtc.compile_ptx(source(), [o for o in options("float") if "fmad" not in o])
     assert "fma." in entry(text, "update_parameters")

@@ -91,6 +91,20 @@ def test_a_working_device_passes_and_memory_that_is_short_is_another_matter() ->
         require_device(fake_cupy(ones=fails(OutOfMemoryError("Out of memory allocating 512 bytes"))))
 
 
+class Loaded:
+    """CuPy's module: what was compiled is loaded into it."""
+
+    def __init__(self, cp: Emulated) -> None:
+        self.cp = cp
+
+    def load(self, binary: tuple[str, tuple[str, ...]]) -> None:
+        self.get_function = self.cp.compile(*binary).get_function
+
+
+def compiled(code: str, options: tuple[str, ...], *, filename: str) -> Any:
+    return (code, options), None
+
+
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Emulated]]:
     """A CuPy made of NumPy, in the place of the real one; the argument is what is broken about it."""
@@ -103,6 +117,8 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Emulate
         fakes = {
             "cupy": cp,
             "cupy.cuda.device": SimpleNamespace(get_cublas_handle=lambda: HANDLE),
+            "cupy.cuda.compiler": SimpleNamespace(compile_using_nvrtc=compiled),
+            "cupy.cuda.function": SimpleNamespace(Module=lambda: Loaded(cp)),
             "cupyx": ModuleType("cupyx"),
             "cupyx.scipy": ModuleType("cupyx.scipy"),
             "cupyx.scipy.special": SimpleNamespace(erf=lambda x: x),

@@ -51,7 +51,7 @@ def build(code: str, opts: tuple[str, ...]) -> ctypes.CDLL:
 
 
 class Emulated:
-    """NumPy's functions under CuPy's names, and `RawModule`."""
+    """NumPy's functions under CuPy's names, and the compiler."""
 
     def __init__(self, backwards: bool = False) -> None:
         self.backwards = backwards
@@ -69,8 +69,8 @@ class Emulated:
         self.held[inner.ctypes.data] = whole
         return np.frombuffer(inner, dtype).reshape(shape) if size else np.empty(shape, dtype)
 
-    def RawModule(self, *, code: str, options: tuple[str, ...]) -> _Module:  # noqa: N802
-        return _Module(self, build(code, options), options)
+    def compile(self, code: str, opts: tuple[str, ...]) -> _Module:
+        return _Module(self, build(code, opts), opts)
 
 
 class _Module:
@@ -181,8 +181,10 @@ def _tf32(x: Floats) -> Floats:
 
 def make_device(*, block: int = 8, chunk: int = 16, backwards: bool = False) -> device_module.Device:
     """A device of the CPU, with small blocks, so that small arrays take several rounds and several blocks."""
+    cp = Emulated(backwards)
     return device_module.Device(
-        cp=Emulated(backwards),
+        cp=cp,
+        compile=cp.compile,
         pointer=lambda x: int(x.ctypes.data),
         cublas=Cublas(),
         handle=lambda: HANDLE,
