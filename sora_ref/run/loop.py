@@ -35,6 +35,8 @@ from sora_ref.run.transfer import fetch
 from sora_ref.run.workers import Each, worker_pool
 from sora_ref.step import GATE_SUFFIX
 
+FP16_SCALE = 1024
+
 
 @dataclass(frozen=True)
 class Run:
@@ -137,10 +139,12 @@ def _loss_and_gradients(
 ) -> tuple[Any, dict[str, Any]]:
     """Mean loss and mean gradients over the optimiser batch `rows` (SORA-STEP-1, 2).
 
-    The loss is a finite number; or, where the device runs by itself, 0-d float64 on it.
+    The loss is a finite number; or, where the device runs by itself, 0-d float64 on it.  Gradients are scaled by a
+    power of two on their way where the precision is fp16, whose smallest normal number is 6e-5.
     """
     setup, data, config = run.setup, run.data["train"], run.config
     params = setup.all_params(state.params)
+    scale = FP16_SCALE if config.precision == "fp16" else 1
     loss_of = cross_entropy if setup.labels.kind == "classification" else squared_error
 
     @np.errstate(over="ignore", invalid="ignore")  # a loss that is no number is said below, in a sentence
@@ -160,6 +164,7 @@ def _loss_and_gradients(
             setup.model, params, batch, scales=setup.scales, ops=setup.ops, dropout=dropout
         )
         loss, dlogits = loss_of(logits, setup.backend.from_host(expected_labels(data, setup)[part]))
+        dlogits = dlogits if scale == 1 else dlogits * scale
         xp = array_namespace(loss)
         loss = float(setup.backend.to_host(loss)) if setup.backend.synchronous else xp.astype(loss, xp.float64)
         return loss, classifier_backward(dlogits, cache, state.params.keys())
@@ -168,7 +173,7 @@ def _loss_and_gradients(
     loss = sum((part_loss for part_loss, _ in parts[1:]), start=parts[0][0]) / len(rows)
     if setup.backend.synchronous:
         _require_finite(run, loss, step)
-    return loss, setup.ops.combine_microbatches([grads for _, grads in parts], len(rows))
+    return loss, setup.ops.combine_microbatches([grads for _, grads in parts], len(rows) * scale)
 
 
 def _require_finite(run: Run, loss: float, step: int) -> None:

@@ -239,6 +239,27 @@ def test_a_run_in_each_precision_stays_near_float32(
 
 
 @pytest.mark.exact
+def test_fp16_scales_gradients_by_a_power_of_two_and_takes_it_back_exactly(
+    keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+    real = loop.classifier_backward
+
+    def sees(dlogits: Any, *others: Any) -> Any:
+        seen.append(float(np.abs(dlogits).max()))
+        return real(dlogits, *others)
+
+    monkeypatch.setattr(loop, "classifier_backward", sees)
+    plain = dataclasses.replace(get("numpy"), precisions={"fp16": lambda frozen: {}})  # float32 by another name
+    use(monkeypatch, plain)
+    for name, precision in (("fp16", "fp16"), ("fp32", "fp32")):
+        run_once(tmp_path / name, keys, precision=precision, train__epochs=1)
+    half = len(seen) // 2
+    assert sorted(one / 1024 for one in seen[:half]) == sorted(seen[half:])
+    assert arrays_of(last(tmp_path / "fp16")) == arrays_of(last(tmp_path / "fp32"))
+
+
+@pytest.mark.exact
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
