@@ -16,8 +16,10 @@ R_32F, R_64F, R_16F, R_16BF = 0, 1, 2, 14
 COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32 = 68, 70, 77
 OP_N, OP_T, GEMM_DEFAULT = 0, 1, -1
 
-_ONE = {real: np.ones((), real) for real in (np.dtype(np.float32), np.dtype(np.float64))}
-_ZERO = {real: np.zeros((), real) for real in _ONE}
+# What cuBLAS multiplies the product and the output by: 0 and 1 of each dtype, and where they lie.
+_SCALARS = {real: np.array([0, 1], real) for real in (np.dtype(np.float32), np.dtype(np.float64))}
+_ZERO = {real: int(scalars.ctypes.data) for real, scalars in _SCALARS.items()}
+_ONE = {real: _ZERO[real] + real.itemsize for real in _SCALARS}
 
 
 class Operand(NamedTuple):
@@ -50,26 +52,30 @@ class Matmul:
     precision: of float32 products; float64 has its own.  "fp32": float32, without TF32.  "tf32": operands rounded to
                TF32 by the tensor cores.  "bf16", "fp16": operands rounded to these first.  Sums are float32 always,
                and so is what comes out.
-    frozen:    arrays that never change: they are cast here, once; all others at every use.
+    frozen:    arrays that never change: they are cast once, at their first use; all others at every use.
     """
 
     def __init__(self, device: Device, precision: str = "fp32", frozen: Iterable[Array] = ()) -> None:
         self.device, self.precision = device, precision
-        self._frozen: dict[int, tuple[Array, Operand]] = {}
-        if precision in ("bf16", "fp16"):
-            self._frozen = {id(x): (x, self.operand(x)) for x in frozen if x.ndim == 2}
+        of_in = {"bf16": R_16BF, "fp16": R_16F}.get(precision, R_32F)
+        single = of_in, R_32F, COMPUTE_32F_FAST_TF32 if precision == "tf32" else COMPUTE_32F
+        self._types = {np.dtype(np.float32): single, np.dtype(np.float64): (R_64F, R_64F, COMPUTE_64F)}
+        self._frozen = {id(x): x for x in frozen}
+        self._known: dict[int, Operand] = {}  # by the same id, those of `frozen` that were used
 
     def operand(self, x: Array | Operand) -> Operand:
         """x made ready to be multiplied; do it once where x is used more than once."""
         if isinstance(x, Operand):
             return x
-        known = self._frozen.get(id(x))
-        if known is not None:
-            return known[1]
+        if id(x) in self._known:
+            return self._known[id(x)]
         flipped = x.swapaxes(-1, -2)
         transposed = not x.flags.c_contiguous and flipped.flags.c_contiguous
         data = flipped if transposed else self.device.contiguous(x)
-        return Operand(self._cast(data), transposed, tuple(x.shape), np.dtype(x.dtype))
+        made = Operand(self._cast(data), transposed, tuple(x.shape), x.dtype)
+        if id(x) in self._frozen:
+            self._known[id(x)] = made
+        return made
 
     def __call__(self, a: Array | Operand, b: Array | Operand, out: Array | None = None) -> Array:
         """a @ b in a new array; or `out`, C-contiguous, after a @ b has been added to it in place.
@@ -83,37 +89,27 @@ class Matmul:
         shape = (*stack, m, n)
         if out is not None and (tuple(out.shape) != shape or out.dtype != a.real or not out.flags.c_contiguous):
             raise ValueError(f"out is {out.dtype} {tuple(out.shape)}: expected contiguous {a.real} {shape}")
-        beta = _ZERO if out is None else _ONE
         if math.prod(shape) == 0 or k == 0:
             return self.device.cp.zeros(shape, a.real) if out is None else out
+        beta = (_ZERO if out is None else _ONE)[a.real]
         out = self.device.cp.empty(shape, a.real) if out is None else out
-        self._gemm(b, a, n, m, k, beta[a.real], out, math.prod(stack) if stack else None)
+        self._gemm(b, a, n, m, k, beta, out, math.prod(stack) if stack else None)
         return out
 
-    def _gemm(
-        self, a: Operand, b: Operand, m: int, n: int, k: int, beta: np.ndarray, out: Array, stack: int | None
-    ) -> None:
+    def _gemm(self, a: Operand, b: Operand, m: int, n: int, k: int, beta: int, out: Array, stack: int | None) -> None:
         """Column by column, as cuBLAS has it, where a row-major matrix is its transpose: outᵀ = bᵀ aᵀ."""
         pointer, cublas = self.device.pointer, self.device.cublas
-        single = a.real == np.float32
-        of_out = R_32F if single else R_64F
-        of_in = {"bf16": R_16BF, "fp16": R_16F}.get(self.precision, of_out) if single else of_out
-        compute = COMPUTE_32F if single else COMPUTE_64F
-        if single and self.precision == "tf32":
-            compute = COMPUTE_32F_FAST_TF32
-        ops = (OP_T if a.transposed else OP_N, OP_T if b.transposed else OP_N)
-        one = _ONE[a.real].ctypes.data
+        of_in, of_out, compute = self._types[a.real]
+        ops, one = (OP_T if a.transposed else OP_N, OP_T if b.transposed else OP_N), _ONE[a.real]
         left, right, to = pointer(a.data), pointer(b.data), pointer(out)
         if stack is None:
             of_a, of_b, of_c = (left, of_in, a.leading), (right, of_in, b.leading), (to, of_out, m)
-            cublas.gemmEx(
-                self.device.handle(), *ops, m, n, k, one, *of_a, *of_b, beta.ctypes.data, *of_c, compute, GEMM_DEFAULT
-            )
+            cublas.gemmEx(self.device.handle(), *ops, m, n, k, one, *of_a, *of_b, beta, *of_c, compute, GEMM_DEFAULT)
         else:
             a_s, b_s = (left, of_in, a.leading, m * k), (right, of_in, b.leading, k * n)
             c_s = (to, of_out, m, m * n, stack)
             cublas.gemmStridedBatchedEx(
-                self.device.handle(), *ops, m, n, k, one, *a_s, *b_s, beta.ctypes.data, *c_s, compute, GEMM_DEFAULT
+                self.device.handle(), *ops, m, n, k, one, *a_s, *b_s, beta, *c_s, compute, GEMM_DEFAULT
             )
 
     def _cast(self, x: Array) -> Array:

@@ -76,7 +76,7 @@ def test_frozen_weights_are_cast_once_and_others_at_every_use() -> None:
     device, frozen, other = make_device(), np.ones((3, 4), np.float32), np.ones((3, 4), np.float32)
     matmul = Matmul(device, "bf16", [frozen, np.ones(3, np.float32)])
     casts = device.cp.launches
-    assert [name for name, _ in casts] == ["cast_bf16"]
+    assert casts == []
     kept = matmul.operand(frozen)
     assert matmul.operand(frozen) is kept
     assert len(casts) == 1
