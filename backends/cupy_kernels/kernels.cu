@@ -126,20 +126,30 @@ extern "C" __global__ void branch_forward(const REAL* z, const REAL* g, double s
     if (i < size) u[i] = z[i] * ((REAL)s * g[i % r]);
 }
 
-// One component a block, for z (n, r) and q = dy B (n, r): u = z ⊙ (s·g), w = q ⊙ (s·g), dg = s·Σ_n q ⊙ z.
+// One component and CHUNK rows a block, for z (n, r) and q = dy B (n, r): u = z ⊙ (s·g), w = q ⊙ (s·g), and in a row of
+// dg (pieces, r) the sum of s·q ⊙ z over these rows.
 extern "C" __global__ void branch_backward(
     const REAL* q, const REAL* z, const REAL* g, double s, Size n, Size r, REAL* u, REAL* w, REAL* dg) {
     __shared__ REAL scratch[BLOCK];
-    const Size component = blockIdx.x;
+    const Size component = blockIdx.x, begin = (Size)blockIdx.y * CHUNK, end = begin + CHUNK < n ? begin + CHUNK : n;
     REAL gate = (REAL)s * g[component], sum = 0;
-    for (Size row = threadIdx.x; row < n; row += BLOCK) {
+    for (Size row = begin + threadIdx.x; row < end; row += BLOCK) {
         Size i = row * r + component;
         u[i] = z[i] * gate;
         w[i] = q[i] * gate;
         sum += q[i] * z[i];
     }
     REAL total = block_sum(sum, scratch);
-    if (threadIdx.x == 0) dg[component] = (REAL)s * total;
+    if (threadIdx.x == 0) dg[(Size)blockIdx.y * r + component] = (REAL)s * total;
+}
+
+// The sum over the rows of a (rows, columns) array, one column a thread.
+extern "C" __global__ void sum_rows(const REAL* x, Size rows, Size columns, REAL* y) {
+    Size column = (Size)blockIdx.x * BLOCK + threadIdx.x;
+    if (column >= columns) return;
+    REAL sum = 0;
+    for (Size row = 0; row < rows; ++row) sum += x[row * columns + column];
+    y[column] = sum;
 }
 
 // out[k] = Σ over the places with id k of their updates, in the order of the places: order lists the places sorted by

@@ -90,8 +90,13 @@ def linear_kernels(device: Device, matmul: Matmul) -> dict[str, Callable[..., An
             A, g, B, s = adapter
             r = adapter.rank
             q = branch(dy, B)  # (n, out) -> (n, r)
-            u, w, dg = (cp.empty(shape, dy.dtype) for shape in ((n, r), (n, r), (r,)))
-            device.launch("branch_backward", dy.dtype, (r,), q, z, g, float(s), n, r, u, w, dg)  # term 2: dg
+            pieces = max(-(-n // device.chunk), 1)
+            u, w, parts = (cp.empty(shape, dy.dtype) for shape in ((n, r), (n, r), (pieces, r)))
+            device.launch("branch_backward", dy.dtype, (r, pieces), q, z, g, float(s), n, r, u, w, parts)
+            dg = parts.reshape(pieces * r)  # term 2
+            if pieces > 1:
+                dg = cp.empty((r,), dy.dtype)
+                device.launch("sum_rows", dy.dtype, (device.blocks(r),), parts, pieces, r, dg)
             dB = branch(dy.T, u)  # term 3
             dA = branch(w.T, h)  # term 4
             if dx_ is not None:  # term 5: through the branch

@@ -133,7 +133,7 @@ def test_the_emulated_cublas_reads_nothing_into_what_it_overwrites() -> None:
 @given(
     seeds,
     st.sampled_from([("float64", "fp32"), *(("float32", name) for name in PRECISIONS)]),
-    st.sampled_from([(), (1,), (5,), (2, 3), (0,)]),
+    st.sampled_from([(), (1,), (5,), (2, 3), (0,), (16,), (17,), (5, 9)]),  # a piece has 16 rows
     st.sampled_from([(1, 1), (4, 7), (9, 6)]),
     st.sampled_from([None, 0, 1, 3, 8]),
     st.booleans(),
@@ -216,3 +216,17 @@ def test_launches_of_one_adapted_layer() -> None:
     assert (len(device.cublas.calls), len(device.cp.launches)) == (3, 1)
     kernels["sora_linear_backward"](y, cache)
     assert (len(device.cublas.calls), len(device.cp.launches)) == (3 + 5, 1 + 1)
+
+
+@pytest.mark.exact
+def test_linear_map_does_not_depend_on_the_order_in_which_threads_run() -> None:
+    rng = np.random.default_rng(0)
+    x, W0, b, A, g, B, dy = (rng.standard_normal(s) for s in ((50, 6), (5, 6), (5,), (3, 6), (3,), (5, 3), (50, 5)))
+    found = []
+    for backwards in (False, True):
+        device = make_device(backwards=backwards)
+        kernels = linear_kernels(device, Matmul(device))
+        y, cache = kernels["sora_linear_forward"](x, W0, b, SoRA(A, g, B, 2.0))
+        found.append([y, *kernels["sora_linear_backward"](dy, cache)[:4]])
+        assert [name for name, _ in device.cp.launches][-1] == "sum_rows"
+    assert all(np.array_equal(one, other) for one, other in zip(*found, strict=True))
