@@ -230,3 +230,15 @@ def test_linear_map_does_not_depend_on_the_order_in_which_threads_run() -> None:
         found.append([y, *kernels["sora_linear_backward"](dy, cache)[:4]])
         assert [name for name, _ in device.cp.launches][-1] == "sum_rows"
     assert all(np.array_equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("n", [0, 1, 15, 16, 17, 32, 33, 50])
+def test_gradient_of_the_gates_is_the_whole_sum_however_many_pieces_the_rows_make(n: int) -> None:
+    rng = np.random.default_rng(n)
+    x, W0, A, B, dy = (rng.integers(-4, 5, s).astype(np.float32) for s in ((n, 6), (5, 6), (3, 6), (5, 3), (n, 5)))
+    device = make_device()
+    kernels = linear_kernels(device, Matmul(device))
+    _, cache = kernels["sora_linear_forward"](x, W0, None, SoRA(A, np.ones(3, np.float32), B, 2.0))
+    grads = kernels["sora_linear_backward"](dy, cache)
+    assert grads.dg.tolist() == (2 * ((dy @ B) * (x @ A.T)).sum(0)).tolist()
