@@ -69,9 +69,11 @@ class Matmul:
             return x
         if id(x) in self._known:
             return self._known[id(x)]
-        flipped = x.swapaxes(-1, -2)
-        transposed = not x.flags.c_contiguous and flipped.flags.c_contiguous
-        data = flipped if transposed else self.device.contiguous(x)
+        data, transposed = x, False
+        if not x.flags.c_contiguous:
+            flipped = x.swapaxes(-1, -2)
+            transposed = flipped.flags.c_contiguous
+            data = flipped if transposed else self.device.contiguous(x)
         made = Operand(self._cast(data), transposed, tuple(x.shape), x.dtype)
         if id(x) in self._frozen:
             self._known[id(x)] = made

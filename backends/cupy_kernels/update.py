@@ -49,8 +49,9 @@ def update_kernels(device: Device) -> dict[str, Callable[..., Any]]:
         table, blocks = _table(UPDATE, [update.theta.size for update in updates.values()], device.chunk)
         old = [[device.contiguous(x) for x in (u.theta, u.grad, *u.moments)] for u in updates.values()]
         new = list(zip(*(_like(device, [u.theta for u in updates.values()], dtype) for _ in range(3)), strict=True))
-        for place, field in enumerate(_POINTERS):
-            table[field] = [pointer([*given, *made][place]) for given, made in zip(old, new, strict=True)]
+        lines = [[pointer(x) for x in (*given, *made)] for given, made in zip(old, new, strict=True)]
+        for field, addresses in zip(_POINTERS, zip(*lines, strict=True), strict=bool(lines)):
+            table[field] = addresses
         for field in _NUMBERS + _CHOICES:
             table[field] = [getattr(numbers[name], field) for name in updates]
         device.launch("update_parameters", dtype, (blocks,), _sent(device, table), len(table))
