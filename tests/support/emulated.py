@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import os
 import shutil
 import subprocess
 import tempfile
@@ -41,12 +42,14 @@ def build(code: str, opts: tuple[str, ...]) -> ctypes.CDLL:
     digest = hashlib.sha256("\n".join([text, SHIM.read_text(), *macros]).encode()).hexdigest()[:24]
     library = folder / f"{digest}.so"
     if not library.exists():
-        made = folder / f"{digest}.cpp"
+        made = folder / f"{digest}-{os.getpid()}.cpp"  # two runs at once do not meet
         made.write_text(text)
         command = ["g++", "-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared", *macros, str(made)]
-        done = subprocess.run([*command, "-o", f"{library}.new"], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*command, "-o", str(made.with_suffix(".so"))], capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
-        Path(f"{library}.new").rename(library)
+        made.with_suffix(".so").rename(library)
     return ctypes.CDLL(str(library))
 
 
