@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 export SORA_REF_CACHE ?= $(CURDIR)/.cache
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-quick test weights lint oracles bench vectors conformance-vectors docs mutants mutants-sample clean
+.PHONY: help demo demo-quick test weights lint oracles bench vectors conformance-vectors gpu gpu-wheels docs mutants mutants-sample clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' Makefile
@@ -39,6 +39,12 @@ vectors: .venv/oracles  ## Regenerate the golden vectors in tests/vectors.
 
 conformance-vectors: .venv/test  ## Regenerate the golden vectors of the conformance kit, which other implementations read.
 	$(BIN)/python -m sora_ref.conformance.vectors write
+
+gpu:  ## On a GPU: its tests and its benchmark, with the packages of $(PYTHON); writes build/gpu.json.
+	$(PYTHON) tests/gpu/run.py
+
+gpu-wheels:  ## Fetch the small wheels that `make gpu` needs where there is no network, into build/wheels.
+	$(PYTHON) tests/gpu/run.py wheels
 
 docs: .venv/docs  ## Build the book in build/docs, every code cell run; a warning is an error.
 	$(BIN)/python -m sphinx -E -W --keep-going -b html docs build/docs

@@ -10,7 +10,7 @@ This package imports nothing of sora_ref, and loads a library only when that lib
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import ModuleType
@@ -20,6 +20,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 Array = Any  # an array of any namespace that array-api-compat knows
+_KernelsGiven = Callable[[Iterable[Array]], Mapping[str, Callable[..., Any]]]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,10 @@ class Backend:
     forward_kernels: instead of those where no backward follows; they keep nothing for it.
     fold:          ({module: (W0, adapter)}, forward, backward, map) -> kernels of the linear map for these modules, as
                    long as their arrays keep these values, forward and backward standing in for all others; or None.
+    precisions:    by the name of a precision of float32 matrix products, what makes the kernels that have it, given the
+                   arrays that never change.
+    synchronous:   whether an operation is done when it returns; else only a transfer to the host waits for it.
+    memory:        bytes of device memory held so far, at their peak; None where the device is the host.
     """
 
     name: str
@@ -49,6 +54,13 @@ class Backend:
     kernels: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     forward_kernels: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     fold: Callable[..., Mapping[str, Callable[..., Any]]] | None = None
+    precisions: Mapping[str, _KernelsGiven] = field(default_factory=dict)
+    synchronous: bool = True
+    memory: Callable[[], int] | None = None
+
+
+class DeviceError(RuntimeError):
+    """A device that cannot be used, in one sentence."""
 
 
 _MODULES = {"numpy": "numpy_backend", "cupy": "cupy_backend", "strict": "strict_backend", "exact": "exact_backend"}
@@ -66,7 +78,11 @@ def names() -> tuple[str, ...]:
 
 @cache
 def get(name: str) -> Backend:
-    """The backend called `name`; ValueError for an unknown name, ImportError where its library is not installed."""
+    """The backend called `name`.
+
+    Raises ValueError for an unknown name, ImportError where its library is not installed, DeviceError where its device
+    cannot be used.
+    """
     if name not in _MODULES:
         raise ValueError(f"unknown backend {name!r}: expected one of {', '.join(_MODULES)}")
     module = importlib.import_module(f"{__name__}.{_MODULES[name]}")

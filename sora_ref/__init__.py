@@ -29,6 +29,7 @@ from sora_ref.gate import (
     adam_step_bound,
     gate_update,
 )
+from sora_ref.gradients import combine_microbatches
 from sora_ref.init import generator, initial_adapter, initial_dense, survival_probability
 from sora_ref.linear import SoRA, sora_linear_backward, sora_linear_forward
 from sora_ref.ops import SPEC, Ops, Update, update_parameters
@@ -51,7 +52,7 @@ from sora_ref.schedules import (
     released_linear,
     stage_values,
 )
-from sora_ref.step import Rates, Recipe, TrainState, combine_microbatches, initial_state, training_step
+from sora_ref.step import Rates, Recipe, TrainState, initial_state, training_step
 
 __version__ = "0.1.0"
 SPEC_VERSION = "0.3"  # of the clauses in docs/spec.md; changes to them are listed apart in CHANGELOG.md

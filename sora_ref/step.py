@@ -15,19 +15,19 @@ Parameters are a flat mapping from name to array; the name alone says the group.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from array_api_compat import array_namespace
 
 from sora_ref.backends import Array
-from sora_ref.checks import require, require_finite_number
+from sora_ref.checks import require
 from sora_ref.gate import ADAMW_XI, GateRule
+from sora_ref.gradients import Params
 from sora_ref.ops import SPEC, Ops, Update
 from sora_ref.optim import AdamW, Moments, Optimiser, zero_moments
 
-Params = Mapping[str, Array]
 GATE_SUFFIX = ".sora_g"
 
 
@@ -77,20 +77,6 @@ def parameter_group(name: str) -> Literal["gate", "decayed", "undecayed"]:
     return "undecayed" if name.endswith(".bias") or "LayerNorm" in name else "decayed"
 
 
-def combine_microbatches(summed: Sequence[Params], examples: int) -> dict[str, Array]:
-    """(Σ over microbatches) / examples, in the order given (SORA-STEP-2).
-
-    summed: per microbatch, gradients of the loss *summed* over its examples; all with the same names.
-    """
-    require(examples >= 1, f"{examples} examples in the optimiser batch: expected at least 1")
-    require(len(summed) >= 1, "no microbatches: expected at least one")
-    total = dict(summed[0])
-    for grads in summed[1:]:
-        require(grads.keys() == total.keys(), "microbatches differ in the parameters they have gradients of")
-        total = {name: total[name] + grad for name, grad in grads.items()}
-    return {name: grad / examples for name, grad in total.items()}
-
-
 def training_step(
     state: TrainState, grads: Params, rates: Rates, recipe: Recipe, ops: Ops = SPEC
 ) -> tuple[TrainState, Array | None]:
@@ -116,7 +102,7 @@ def training_step(
             grads[name] = grads[name] + (rule.loss_l1 / count) * array_namespace(grads[name]).sign(state.params[name])
     norm = None
     if recipe.clip is not None:
-        grads, norm = clip_by_global_norm(grads, recipe.clip, recipe.clip_eps)
+        grads, norm = ops.clip_by_global_norm(grads, recipe.clip, recipe.clip_eps)
 
     updates: dict[str, Update] = {}
     for name, theta in state.params.items():
@@ -129,21 +115,6 @@ def training_step(
     after = ops.update_parameters(updates, t)
     params = {name: theta for name, (theta, _) in after.items()}
     return TrainState(params, {name: moments for name, (_, moments) in after.items()}, t), norm
-
-
-def clip_by_global_norm(grads: Params, limit: float, eps: float = 0.0) -> tuple[dict[str, Array], Array]:
-    """Gradients times min(1, limit/(norm + eps)), and the norm: a 0-d float64 array on their device (SORA-STEP-4)."""
-    require_finite_number("clip", limit)
-    require(limit > 0, f"clip is {limit}: expected more than 0")
-    xp = array_namespace(*grads.values())
-    wide = [xp.astype(grad, xp.float64) for grad in grads.values()]
-    norm = xp.sqrt(_sum([xp.sum(grad * grad) for grad in wide]))
-    factor = limit / xp.maximum(norm + eps, limit)
-    return {name: grad * xp.astype(factor, grad.dtype) for name, grad in grads.items()}, norm
-
-
-def _sum(terms: Sequence[Any]) -> Any:
-    return sum(terms[1:], start=terms[0])
 
 
 def _name_mismatch(grads: Params, params: Params) -> str:

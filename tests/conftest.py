@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, settings
 from strategies import Space, exact
 from traceability import STRENGTHS
 
-from sora_ref.backends import get
+from sora_ref.backends import DeviceError, get
 
 settings.register_profile(
     "ci", derandomize=True, max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -39,6 +39,10 @@ def xp(request: pytest.FixtureRequest) -> Iterator[Space]:
     name: str = request.param
     if name == "cupy":
         pytest.importorskip("cupy", reason="CuPy is not installed: pip install 'sora_ref[cuda12]' on a GPU machine")
+        try:
+            get(name)
+        except DeviceError as error:
+            pytest.skip(str(error))
     if name == "strict":
         strict = pytest.importorskip("array_api_strict")
         strict.set_array_api_strict_flags(boolean_indexing=False, data_dependent_shapes=False)

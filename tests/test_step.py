@@ -29,7 +29,8 @@ from sora_ref import (
     initial_state,
     training_step,
 )
-from sora_ref.step import clip_by_global_norm, parameter_group
+from sora_ref.gradients import clip_by_global_norm
+from sora_ref.step import parameter_group
 
 PLAIN = Recipe(optimiser=SGD(), gate_rule=PAPER)
 U = unit_roundoff(np.float64)

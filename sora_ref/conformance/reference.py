@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 import sora_ref as sr
-from sora_ref.backends import Array, Backend, get, names
+from sora_ref.backends import Array, Backend, DeviceError, get, names
 from sora_ref.conformance.adapter import Adapter, Floats, Layer, Missing, Plan, Triple
 from sora_ref.conformance.choices import VARIANTS, Choices
 from sora_ref.conformance.runner import EXAMPLES, Report, check_adapter
+from sora_ref.gradients import combine_microbatches
 from sora_ref.linear import LinearGrads
-from sora_ref.step import Rates, Recipe, combine_microbatches, initial_state, training_step
+from sora_ref.step import Rates, Recipe, initial_state, training_step
 
 _NAMES = ("A", "g", "B")
 
@@ -211,10 +212,11 @@ def references() -> tuple[list[Reference], dict[str, str]]:
     for name in names():
         try:
             backend = get(name)
-            if name == "cupy":
-                backend.from_host(np.zeros(1))  # CuPy imports without a driver, and fails at the first allocation
         except ImportError as error:
             absent[name] = f"{error.name} is not installed"
+            continue
+        except DeviceError as error:
+            absent[name] = str(error)
             continue
         except Exception as error:
             absent[name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"

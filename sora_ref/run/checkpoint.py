@@ -13,7 +13,8 @@ from sora_ref import SPEC_VERSION, Moments, TrainState, __version__
 from sora_ref.checks import require
 from sora_ref.errors import SoRAError
 from sora_ref.run.files import read_tensors, tensor_bytes, write_bytes
-from sora_ref.run.setup import Labels, Setup, to_host
+from sora_ref.run.setup import Labels, Setup
+from sora_ref.run.transfer import fetch
 
 FORMAT = 1
 _PARTS = ("params", "m", "v")
@@ -54,10 +55,13 @@ class Trained:
 
 def trained_of(setup: Setup, state: TrainState, position: Position, base: str, *, moments: bool) -> Trained:
     """The state on the host, ready to be written."""
-    kept = {name: Moments(*(setup.backend.to_host(x) for x in pair)) for name, pair in state.moments.items()}
+    pairs = state.moments if moments else {}
+    on_device = [*state.params.values(), *(x for pair in pairs.values() for x in pair)]
+    found, n = fetch(setup.backend, on_device), len(state.params)
+    params, ms, vs = found[:n], found[n::2], found[n + 1 :: 2]
     return Trained(
-        params=to_host(setup, state.params),
-        moments=kept if moments else None,
+        params=dict(zip(state.params, params, strict=True)),
+        moments={n: Moments(m, v) for n, m, v in zip(pairs, ms, vs, strict=True)} if moments else None,
         t=state.t,
         position=position,
         scales=dict(setup.scales),

@@ -23,6 +23,7 @@ _KEYS = {
     "backend": "backend",
     "dtype": "dtype",
     "kernels": "kernels",
+    "precision": "precision",
     "model": "model.path",
     "head": "model.head",
     "task": "task.name",
@@ -68,6 +69,9 @@ _new_folder = click.option("--out", required=True, type=click.Path(path_type=Pat
 @click.option("--dtype", type=click.Choice(["float32", "float64"]))
 @click.option(
     "--kernels", type=click.Choice(["backend", "reference"]), help="Faster operations, or the specification's."
+)
+@click.option(
+    "--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16"]), help="Of float32 matrix products, on a GPU."
 )
 @click.option("--model", help="A Hugging Face BERT folder, or minilm, or bert-tiny.")
 @click.option("--head", type=click.Choice(["mean", "cls"]))

@@ -91,7 +91,10 @@ class GateSection(Section, frozen=True):
 
 
 class TrainSection(Section, frozen=True):
-    """The optimiser and the loop.  warmup: a share of the steps.  clip 0 clips nothing.  Periods are in steps."""
+    """The optimiser and the loop.  warmup: a share of the steps.  clip 0 clips nothing.  Periods are in steps.
+
+    microbatch_tokens: 512 by default, and 16,384 on a GPU.
+    """
 
     epochs: Positive = 2
     batch: Positive = 32
@@ -103,7 +106,7 @@ class TrainSection(Section, frozen=True):
     clip: NonNegative = 1.0
     hidden_dropout: Probability = 0.0
     attention_dropout: Probability = 0.0
-    microbatch_tokens: Positive = 256
+    microbatch_tokens: Positive | None = None
     bucket_batches: Positive = 16
     log_every: Positive = 10
     checkpoint_every: Positive = 100
@@ -139,13 +142,17 @@ class ScheduleSection(Section, frozen=True):
 
 
 class Config(Section, frozen=True):
-    """Everything that decides a run's numbers; and `workers`, threads that do not (0: one per core)."""
+    """Everything that decides a run's numbers; and `workers`, threads that do not (0: one per core).
+
+    precision: of the float32 matrix products, where a GPU offers others than fp32.
+    """
 
     seed: Whole = 0
     workers: Whole = 0
     backend: str = "numpy"
     dtype: Literal["float32", "float64"] = "float32"
     kernels: Literal["backend", "reference"] = "backend"
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] | None = None
     model: ModelSection = ModelSection()
     task: TaskSection = TaskSection()
     adapter: AdapterSection = AdapterSection()

@@ -63,7 +63,6 @@ def demo_config(*, quick: bool, seed: int, backend: str) -> dict[str, Any]:
     return shared | {
         "model.path": "minilm",
         "train.epochs": 1,
-        "train.microbatch_tokens": 512,
         "gate.rule": "paper",
         "gate.lr": 8.0,
         "gate.strength": 2.2e-3,

@@ -10,7 +10,7 @@ from sora_ref.run.setup import Labels, Params, Setup
 from sora_ref.run.text import Encoded, microbatches, pad
 from sora_ref.run.workers import worker_pool
 
-_TOKENS = 1024  # of an evaluation microbatch
+_TOKENS, _ON_DEVICE = 1024, 65_536  # of an evaluation microbatch, on the host and on a GPU
 
 
 def predict_logits(setup: Setup, trained: Params, encoded: Encoded) -> np.ndarray:
@@ -24,9 +24,11 @@ def predict_logits(setup: Setup, trained: Params, encoded: Encoded) -> np.ndarra
         out = classifier_logits(setup.model, params, batch, scales=setup.scales, ops=ops)
         logits[rows] = setup.backend.to_host(out)
 
-    with worker_pool(setup.config.workers) as each:
+    tokens = _TOKENS if setup.backend.synchronous else _ON_DEVICE
+    parts = microbatches(encoded.lengths, np.arange(len(encoded.ids)), tokens, shared=setup.backend.synchronous)
+    with worker_pool(setup.workers) as each:
         ops = setup.folded(setup.forward_ops, trained, each)
-        for _ in each(evaluate_rows, microbatches(encoded.lengths, np.arange(len(encoded.ids)), _TOKENS)):
+        for _ in each(evaluate_rows, parts):
             pass
     return logits
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 from tqdm import tqdm
 
 from sora_ref import (
     Rates,
     Stage,
     TrainState,
-    combine_microbatches,
     training_step,
 )
 from sora_ref.checks import require
@@ -31,8 +31,11 @@ from sora_ref.run.files import append_lines
 from sora_ref.run.interrupt import Interrupted
 from sora_ref.run.setup import Setup
 from sora_ref.run.text import Encoded, epoch_batches, microbatches, pad
+from sora_ref.run.transfer import fetch
 from sora_ref.run.workers import Each, worker_pool
 from sora_ref.step import GATE_SUFFIX
+
+FP16_SCALE = 1024
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,11 @@ class Run:
 
     def save(self, state: TrainState, position: Position) -> None:
         """Write the checkpoint of this position; SoRAError, and the last one stays, where a parameter is no number."""
-        for name, value in state.params.items():
-            finite = np.isfinite(self.setup.backend.to_host(value)).all()
+        trained = ckpt.trained_of(self.setup, state, position, self.base, moments=True)
+        for name, value in trained.params.items():
+            finite = np.isfinite(value).all()
             require(bool(finite), f"{self.out}: {name} is not finite at step {position.step}: lower train.lr")
-        ckpt.save(self.out, ckpt.trained_of(self.setup, state, position, self.base, moments=True))
+        ckpt.save(self.out, trained)
 
     def log(self, record: dict[str, Any]) -> None:
         """Append to metrics.jsonl."""
@@ -71,7 +75,11 @@ class Run:
 def train_stage(
     run: Run, state: TrainState, position: Position, stage: Stage, stop: threading.Event
 ) -> tuple[TrainState, Position]:
-    """The steps of one stage that are left, from `position.stage_step` on."""
+    """The steps of one stage that are left, from `position.stage_step` on.
+
+    Where the device runs by itself, nothing waits for it but a log, a validation or a checkpoint: losses stay there
+    until then, and go over in one transfer with the norm and the gates.
+    """
     config, setup, data = run.config, run.setup, run.data["train"]
     epochs = config.schedule.epochs if config.schedule is not None and stage.k > 0 else config.train.epochs
     first_epoch = 0 if stage.k == 0 else config.train.epochs + (stage.k - 1) * epochs
@@ -80,9 +88,10 @@ def train_stage(
     lr, gate_lr = config.learning_rates(total)
     recipe = config.recipe()
     title = run.out.name if config.schedule is None else f"{run.out.name} stage {stage.k}"
+    unread: list[tuple[int, Any]] = []  # step and loss, still on the device
     bar = tqdm(total=total, initial=position.stage_step, desc=title, unit="step", disable=run.quiet, mininterval=1.0)
 
-    with bar, worker_pool(config.workers) as each:
+    with bar, worker_pool(setup.workers) as each:
         for epoch in range(position.stage_step // per_epoch, epochs):
             order = epoch_batches(
                 data.lengths, config.train.batch, config.train.bucket_batches, config.seed, first_epoch + epoch
@@ -92,6 +101,7 @@ def train_stage(
                 t = position.stage_step + 1
                 rates = Rates(lr(t), gate_lr(t), stage.xi)
                 loss, grads = _loss_and_gradients(run, state, rows, position.step + 1, each)
+                unread.append((position.step + 1, loss))
                 with np.errstate(over="ignore", invalid="ignore"):
                     state, norm = training_step(state, grads, rates, recipe, setup.ops)
                 amount = recipe.gate_rule.scalar_amount(stage.xi, rates.gate_lr)
@@ -99,33 +109,46 @@ def train_stage(
                     position,
                     step=position.step + 1,
                     stage_step=t,
-                    loss_sum=position.loss_sum + loss,
-                    loss_steps=position.loss_steps + 1,
-                    seconds=position.seconds + time.perf_counter() - began,
                     threshold_sum=position.threshold_sum + (amount or 0.0),
                 )
+                log, stopped = t % config.train.log_every == 0 or t == total, stop.is_set()
+                save = t % config.train.checkpoint_every == 0 or t == total or stopped
+                seen: dict[str, np.ndarray] = {}
+                if setup.backend.synchronous or log or save or t % per_epoch == 0:
+                    losses, seen = _read(run, unread, _shown(run, state, norm) if log else {})
+                    for loss in losses:
+                        position = replace(
+                            position, loss_sum=position.loss_sum + loss, loss_steps=position.loss_steps + 1
+                        )
+                    unread.clear()
+                position = replace(position, seconds=position.seconds + time.perf_counter() - began)
                 bar.update()
-                if t % config.train.log_every == 0 or t == total:
-                    position = _log_training(run, state, position, stage, rates, norm, bar)
+                if log:
+                    position = _log_training(run, position, stage, rates, seen, bar)
                 if t % per_epoch == 0:
                     _log_validation(run, state, position, stage)
-                if t % config.train.checkpoint_every == 0 or t == total or stop.is_set():
+                if save:
                     run.save(state, position)
-                if stop.is_set():
+                if stopped:
                     raise Interrupted(f"{run.out}: stopped at step {position.step}; --resume goes on from there")
     return state, position
 
 
 def _loss_and_gradients(
     run: Run, state: TrainState, rows: np.ndarray, step: int, each: Each
-) -> tuple[float, dict[str, Any]]:
-    """Mean loss and mean gradients over the optimiser batch `rows` (SORA-STEP-1, 2)."""
+) -> tuple[Any, dict[str, Any]]:
+    """Mean loss and mean gradients over the optimiser batch `rows` (SORA-STEP-1, 2).
+
+    The loss is a finite number; or, where the device runs by itself, 0-d float64 on it.  Gradients are scaled by a
+    power of two on their way where the precision is fp16, whose smallest normal number is 6e-5.
+    """
     setup, data, config = run.setup, run.data["train"], run.config
     params = setup.all_params(state.params)
+    scale = FP16_SCALE if config.precision == "fp16" else 1
     loss_of = cross_entropy if setup.labels.kind == "classification" else squared_error
 
     @np.errstate(over="ignore", invalid="ignore")  # a loss that is no number is said below, in a sentence
-    def one(part: np.ndarray) -> tuple[float, dict[str, Any]]:
+    def one(part: np.ndarray) -> tuple[Any, dict[str, Any]]:
         dropout = Dropout(
             seed=config.seed,
             step=step,
@@ -139,17 +162,38 @@ def _loss_and_gradients(
         batch = pad(data, part, setup.backend)
         logits, cache = classifier_forward(setup.model, params, batch, scales=setup.scales, ops=ops, dropout=dropout)
         loss, dlogits = loss_of(logits, setup.backend.from_host(expected_labels(data, setup)[part]))
-        return float(setup.backend.to_host(loss)), classifier_backward(dlogits, cache, state.params.keys())
+        dlogits = dlogits if scale == 1 else dlogits * scale
+        xp = array_namespace(loss)
+        loss = float(setup.backend.to_host(loss)) if setup.backend.synchronous else xp.astype(loss, xp.float64)
+        return loss, classifier_backward(dlogits, cache, state.params.keys())
 
-    ops = setup.folded(setup.ops, state.params, each)
-    parts = list(each(one, microbatches(data.lengths, rows, config.train.microbatch_tokens)))
-    loss = sum(part_loss for part_loss, _ in parts) / len(rows)
+    ops = setup.ops if config.adapter.dropout else setup.folded(setup.ops, state.params, each)
+    shared = setup.backend.synchronous
+    parts = list(each(one, microbatches(data.lengths, rows, setup.microbatch_tokens, shared=shared)))
+    loss = sum((part_loss for part_loss, _ in parts[1:]), start=parts[0][0]) / len(rows)
+    if setup.backend.synchronous:
+        _require_finite(run, loss, step)
+    return loss, setup.ops.combine_microbatches([grads for _, grads in parts], len(rows) * scale)
+
+
+def _require_finite(run: Run, loss: float, step: int) -> None:
     if not math.isfinite(loss):
         raise SoRAError(
             f"{run.out}: the loss is {loss} at step {step}: expected a finite one; "
             "lower train.lr or look at the data; the last checkpoint is untouched"
         )
-    return loss, combine_microbatches([grads for _, grads in parts], len(rows))
+
+
+def _read(run: Run, unread: list[tuple[int, Any]], shown: dict[str, Any]) -> tuple[list[float], dict[str, np.ndarray]]:
+    """The losses and what else is to be shown, on the host by one transfer; SoRAError at the first loss not finite."""
+    if run.setup.backend.synchronous:
+        losses, fetched = [loss for _, loss in unread], fetch(run.setup.backend, list(shown.values()))
+    else:
+        found = fetch(run.setup.backend, [*(loss for _, loss in unread), *shown.values()])
+        losses, fetched = [float(loss) for loss in found[: len(unread)]], found[len(unread) :]
+    for (step, _), loss in zip(unread, losses, strict=True):
+        _require_finite(run, loss, step)
+    return losses, dict(zip(shown, fetched, strict=True))
 
 
 def expected_labels(data: Encoded, setup: Setup | None = None) -> np.ndarray:
@@ -159,23 +203,36 @@ def expected_labels(data: Encoded, setup: Setup | None = None) -> np.ndarray:
     return labels.astype(setup.config.dtype) if setup is not None and labels.dtype.kind == "f" else labels
 
 
+def _shown(run: Run, state: TrainState, norm: Any) -> dict[str, Any]:
+    """What a log of training shows besides the loss: the gates by name, and "norm" where gradients are clipped."""
+    return _gates(run, state) | ({} if norm is None else {"norm": norm})
+
+
+def _gates(run: Run, state: TrainState) -> dict[str, Any]:
+    names = [f"{module}{GATE_SUFFIX}" for module in run.setup.scales]
+    return {name: state.params[name] for name in names if name in state.params}
+
+
 def _log_training(
-    run: Run, state: TrainState, position: Position, stage: Stage, rates: Rates, norm: Any, bar: Any
+    run: Run, position: Position, stage: Stage, rates: Rates, seen: dict[str, np.ndarray], bar: Any
 ) -> Position:
-    loss = position.loss_sum / position.loss_steps
-    zero, gates = log_gates(run, state, position)
+    loss, norm = position.loss_sum / position.loss_steps, seen.pop("norm", None)
+    zero, gates = _write_gates(run, seen, position)
     record = {"step": position.step, "kind": "train", "stage": stage.k, "loss": loss, **rates._asdict()}
-    record |= {"norm": None if norm is None else float(run.setup.backend.to_host(norm))}
+    record |= {"norm": None if norm is None else float(norm)}
     run.log(record | {"gates_at_zero": zero, "gates": gates})
     bar.set_postfix_str(f"loss {loss:.3f}, gates at zero {zero}/{gates}")
     return replace(position, loss_sum=0.0, loss_steps=0)
 
 
-def log_gates(run: Run, state: TrainState, position: Position) -> tuple[int, int]:
+def log_gates(run: Run, state: TrainState, position: Position) -> None:
+    """Append every gate's value."""
+    gates = _gates(run, state)
+    _write_gates(run, dict(zip(gates, fetch(run.setup.backend, list(gates.values())), strict=True)), position)
+
+
+def _write_gates(run: Run, gates: dict[str, np.ndarray], position: Position) -> tuple[int, int]:
     """Append every gate's value; returns how many are zero, and how many there are."""
-    to_host = run.setup.backend.to_host
-    names = [f"{module}{GATE_SUFFIX}" for module in run.setup.scales]
-    gates = {name: to_host(state.params[name]) for name in names if name in state.params}
     if gates:
         values = {name.removesuffix(GATE_SUFFIX): g.tolist() for name, g in gates.items()}
         append_lines(run.out / "gates.jsonl", [{"step": position.step, "gates": values}])

@@ -37,8 +37,9 @@ def main() -> None:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _leave(1, f"{where}{error.strerror or error}")
-    except MemoryError:
-        _leave(1, "out of memory: lower train.microbatch_tokens or the model's size")
+    except MemoryError as error:  # CuPy's too, which says how much it has allocated
+        said = f" ({str(error).rstrip('.')})" if str(error) else ""
+        _leave(1, f"out of memory{said}: lower train.microbatch_tokens or the model's size")
     except Exception as error:  # the last resort: a traceback is for us, not for a user
         if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("sora_ref"):
             _leave(1, _more_packages(error))

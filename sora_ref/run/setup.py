@@ -63,6 +63,16 @@ class Setup:
     forward_ops: ModelOps
     tokenizer: Tokenizer
 
+    @property
+    def workers(self) -> int:
+        """Threads that share the work: the configuration's; one where the device runs by itself."""
+        return self.config.workers if self.backend.synchronous else 1
+
+    @property
+    def microbatch_tokens(self) -> int:
+        """Tokens of a microbatch in training: the configuration's; by default what suits the cache, or a GPU."""
+        return self.config.train.microbatch_tokens or (512 if self.backend.synchronous else 16_384)
+
     def all_params(self, trained: Params) -> Params:
         """Frozen and trained parameters together; the trained win."""
         return {**self.frozen, **trained}
@@ -132,6 +142,29 @@ def get_backend(name: str) -> Backend:
         raise SoRAError(str(error)) from error
     except ImportError as error:
         raise SoRAError(f"backend {name!r}: its library is not installed ({error})") from error
+    except backends.DeviceError as error:
+        raise SoRAError(f"backend {name!r}: {error}") from error
+
+
+def operations(config: Config, backend: Backend, frozen: Params) -> ModelOps:
+    """The specification's operations, replaced by what the configuration asks of the backend's kernels.
+
+    Raises SoRAError for a precision that the backend, its kernels or the dtype have not got.
+    """
+    precision, ops = config.precision, MODEL_SPEC
+    if config.kernels == "backend":
+        ops = ops.replace(**backend.kernels)
+    if precision is None:
+        return ops
+    require(config.dtype == "float32", f"precision {precision} is one of float32 products: expected dtype float32")
+    if precision == "fp32":
+        return ops
+    require(config.kernels == "backend", f"precision {precision} comes with the backend's kernels: expected those")
+    offered = ", ".join(["fp32", *backend.precisions])
+    require(
+        precision in backend.precisions, f"backend {backend.name!r} has no precision {precision}: expected {offered}"
+    )
+    return ops.replace(**backend.precisions[precision](frozen.values()))
 
 
 def make_setup(config: Config, labels: Labels, say: Say | None = None) -> Setup:
@@ -147,7 +180,7 @@ def make_setup(config: Config, labels: Labels, say: Say | None = None) -> Setup:
     frozen = {name: backend.from_host(array) for name, array in weights.items()}
     if not config.adapter.gated:
         frozen |= {f"{module}.sora_g": backend.from_host(np.ones(config.adapter.r, config.dtype)) for module in modules}
-    ops = MODEL_SPEC.replace(**backend.kernels) if config.kernels == "backend" else MODEL_SPEC
+    ops = operations(config, backend, frozen)
     return Setup(
         config=config,
         folder=folder,
@@ -158,7 +191,7 @@ def make_setup(config: Config, labels: Labels, say: Say | None = None) -> Setup:
         fresh=fresh,
         backend=backend,
         ops=ops,
-        forward_ops=ops.replace(**backend.forward_kernels) if config.kernels == "backend" else MODEL_SPEC,
+        forward_ops=ops.replace(**backend.forward_kernels) if config.kernels == "backend" else ops,
         tokenizer=load_tokenizer(folder, min(config.model.max_length, bert.max_position_embeddings)),
     )
 

@@ -30,7 +30,10 @@ def finish(
     position: Position,
     stages: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Score every labelled split but train, count, draw, and write summary.json last: a run with one is complete."""
+    """Score every labelled split but train, count, draw, and write summary.json last: a run with one is complete.
+
+    On a GPU it says, too, how many bytes of its memory the run has held at most.
+    """
     scores = {}
     for split, part in data.items():
         if split != "train" and part.labels is not None:
@@ -49,6 +52,8 @@ def finish(
         "null": null_model(setup.config, counts.components, position),
         "stages": list(stages),
     }
+    if setup.backend.memory is not None:
+        summary["device_memory"] = setup.backend.memory()
     if ranks:
         draw_ranks(out / "ranks.png", ranks, setup.config.adapter.r)
     history = read_lines(out / "gates.jsonl")
@@ -108,6 +113,8 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         f"(with gates {counts['with_gates']:,}, with head {counts['with_head']:,}; "
         f"the released counter would say {counts['released']:,})"
     )
+    if "device_memory" in summary:
+        lines.append(f"  device memory: {summary['device_memory'] / 2**20:,.0f} MiB at its peak")
     for stage in summary["stages"]:
         performance = stage["performance"]
         percents = [stage["memorization_percent"], stage["generalization_percent"]]

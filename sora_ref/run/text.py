@@ -93,18 +93,19 @@ def epoch_batches(lengths: np.ndarray, batch: int, bucket_batches: int, seed: in
     return [batches[k] for k in np.argsort(draws.random(len(batches)), kind="stable")]
 
 
-def microbatches(lengths: np.ndarray, rows: np.ndarray, tokens: int) -> list[np.ndarray]:
+def microbatches(lengths: np.ndarray, rows: np.ndarray, tokens: int, *, shared: bool = True) -> list[np.ndarray]:
     """Split `rows` into groups of at most `tokens` tokens, padding included, or of one row; the largest groups first.
 
     Rows are sorted by length and cut where all groups together have the fewest tokens, padding included, a group itself
-    counting as `_GROUP` of them; so that they can be shared out evenly, none may have many more than an even number of
-    equal ones would have.  The split depends on the data and the budget only.
+    counting as `_GROUP` of them.  Where they are to be shared out evenly, none may have many more than an even number
+    of equal ones would have.  The split does not depend on how many workers there are.
     """
     rows = rows[np.argsort(lengths[rows], kind="stable")]
     longest = np.maximum(lengths[rows], 1)
-    total, most = int(longest.sum()), int(longest.max(initial=1))
-    pairs = max(math.ceil(total / (2 * tokens)), 1)
-    tokens = min(tokens, total // (2 * pairs) + most)
+    if shared:
+        total = int(longest.sum())
+        pairs = max(math.ceil(total / (2 * tokens)), 1)
+        tokens = min(tokens, total // (2 * pairs) + int(longest.max(initial=1)))
     least = np.zeros(len(rows) + 1)  # cost of the first so many rows, cut at best
     begins = np.zeros(len(rows) + 1, np.int64)  # where the last of their groups begins
     for stop in range(1, len(rows) + 1):

@@ -55,11 +55,13 @@ def load_trained(
 ) -> Loaded:
     """The trained model at `path` (see `find_checkpoint`), its scales as they were stored.
 
-    overrides: of the configuration; only backend and dtype make sense.
+    overrides: of the configuration; only backend and dtype make sense.  The precision of training goes with them: under
+    others the work has that of its dtype.
     Raises SoRAError where the base model's weights are not those it was trained on.
     """
     config_file, file = find_checkpoint(path, stage)
-    config = _relocated(load_config(config_file, overrides or {}), config_file.parent)
+    changes = {"precision": None, **overrides} if overrides else {}
+    config = _relocated(load_config(config_file, changes), config_file.parent)
     trained = read_checkpoint(file)
     setup = replace(make_setup(config, trained.labels, say), scales=trained.scales)
     require(

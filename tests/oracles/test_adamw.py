@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pytest
 
 from sora_ref.bounds import gamma
+from sora_ref.gradients import clip_by_global_norm
 from sora_ref.optim import SGD, AdamW, Moments, zero_moments
 from sora_ref.schedules import released_linear
-from sora_ref.step import clip_by_global_norm
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'sora_ref[oracles]'")
 

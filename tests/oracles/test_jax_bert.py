@@ -16,9 +16,10 @@ import pytest
 from tiny_bert import Case, Floats, Named, Rounding, make_case
 
 from sora_ref.gate import PAPER
+from sora_ref.gradients import combine_microbatches
 from sora_ref.models import bert_forward
 from sora_ref.optim import SGD
-from sora_ref.step import Rates, Recipe, TrainState, combine_microbatches, initial_state, training_step
+from sora_ref.step import Rates, Recipe, TrainState, initial_state, training_step
 
 jax = pytest.importorskip("jax", reason="needs jax: pip install 'sora_ref[oracles]'")
 jnp = jax.numpy

@@ -123,6 +123,11 @@ def test_a_batch_that_two_workers_share_is_cut_in_about_equal_halves() -> None:
     assert max(sizes) - min(sizes) <= 28
 
 
+def test_a_batch_that_one_device_computes_alone_is_not_cut_within_the_budget() -> None:
+    lengths = np.full(32, 26)
+    assert [len(part) for part in microbatches(lengths, np.arange(32), 26 * 32, shared=False)] == [32]
+
+
 @given(texts=st.lists(WORDS, min_size=1, max_size=5))
 def test_padding_holds_each_row_and_masks_the_rest(folder: Path, texts: list[list[str]]) -> None:
     encoded = encode([example(" ".join(words)) for words in texts], load_tokenizer(folder, 16), BERT)

@@ -1,0 +1,42 @@
+"""The gradients of one optimiser step: gathered from microbatches, and clipped (clause SORA-STEP)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from sora_ref.backends import Array
+from sora_ref.checks import require, require_finite_number
+
+Params = Mapping[str, Array]
+
+
+def combine_microbatches(summed: Sequence[Params], examples: int) -> dict[str, Array]:
+    """(Σ over microbatches) / examples, in the order given (SORA-STEP-2).
+
+    summed: per microbatch, gradients of the loss *summed* over its examples; all with the same names.
+    """
+    require(examples >= 1, f"{examples} examples in the optimiser batch: expected at least 1")
+    require(len(summed) >= 1, "no microbatches: expected at least one")
+    total = dict(summed[0])
+    for grads in summed[1:]:
+        require(grads.keys() == total.keys(), "microbatches differ in the parameters they have gradients of")
+        total = {name: total[name] + grad for name, grad in grads.items()}
+    return {name: grad / examples for name, grad in total.items()}
+
+
+def clip_by_global_norm(grads: Params, limit: float, eps: float = 0.0) -> tuple[dict[str, Array], Array]:
+    """Gradients times min(1, limit/(norm + eps)), and the norm: a 0-d float64 array on their device (SORA-STEP-4)."""
+    require_finite_number("clip", limit)
+    require(limit > 0, f"clip is {limit}: expected more than 0")
+    xp = array_namespace(*grads.values())
+    wide = [xp.astype(grad, xp.float64) for grad in grads.values()]
+    norm = xp.sqrt(_sum([xp.sum(grad * grad) for grad in wide]))
+    factor = limit / xp.maximum(norm + eps, limit)
+    return {name: grad * xp.astype(factor, grad.dtype) for name, grad in grads.items()}, norm
+
+
+def _sum(terms: Sequence[Any]) -> Any:
+    return sum(terms[1:], start=terms[0])

@@ -1,0 +1,202 @@
+"""Why a GPU cannot be used, in one sentence each; and the CuPy backend's own module, on a CuPy made of NumPy."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import array_api_compat.numpy
+import numpy as np
+import pytest
+from emulated import HANDLE, MISSING, Cublas, Emulated
+
+from sora_ref import SoRAError, backends
+from sora_ref.backends import Backend, DeviceError
+from sora_ref.backends.cupy_kernels.probe import require_device
+from sora_ref.run import main as console
+from sora_ref.run.setup import get_backend
+
+
+class CUDARuntimeError(RuntimeError):
+    """As CuPy's: a number, and CUDA's words for it."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"cudaErrorSomething: status {status}")
+        self.status = status
+
+
+class OutOfMemoryError(MemoryError):
+    """CuPy's is a MemoryError too."""
+
+
+def fails(error: Exception) -> Callable[..., Any]:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    return fail
+
+
+def fake_cupy(driver: int = 12040, built: int = 12090, count: Any = lambda: 1, ones: Any = np.ones) -> Any:
+    runtime = SimpleNamespace(
+        driverGetVersion=lambda: driver,
+        runtimeGetVersion=lambda: built,
+        getDeviceCount=count,
+        CUDARuntimeError=CUDARuntimeError,
+    )
+    return SimpleNamespace(
+        cuda=SimpleNamespace(runtime=runtime), ones=ones, asnumpy=np.asarray, float32=np.float32, ndarray=np.ndarray
+    )
+
+
+BROKEN = [
+    ({"driver": 0}, "there is no NVIDIA driver: expected a machine with a GPU and its driver"),
+    (
+        {"driver": 11080},
+        "the driver supports CUDA 11.8 and this CuPy is built for 12.9: install a newer driver, or the ",
+    ),
+    ({"count": fails(CUDARuntimeError(35))}, "the driver supports CUDA 12.4 and this CuPy is built for 12.9"),
+    ({"count": fails(CUDARuntimeError(100))}, "there is a driver and no GPU: expected one that CUDA_VISIBLE_DEVICES"),
+    ({"count": lambda: 0}, "there is a driver and no GPU"),
+    (
+        {"count": fails(CUDARuntimeError(999))},
+        "CUDA does not start (cudaErrorSomething: status 999): expected a working",
+    ),
+    (
+        {"ones": fails(ImportError("libcublas.so.12: cannot open shared object file\nhelp"))},
+        "CUDA's libraries do not work (libcublas.so.12: cannot open shared object file): expected those of CUDA 12, "
+        "which pip install 'cupy-cuda12x[ctk]' brings",
+    ),
+    ({"ones": fails(OSError("libnvrtc.so.12"))}, "CUDA's libraries do not work (libnvrtc.so.12)"),
+    ({"ones": fails(RuntimeError())}, "CUDA's libraries do not work (RuntimeError)"),
+]
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize(("broken", "sentence"), BROKEN)
+def test_what_is_wrong_is_said_in_one_sentence(broken: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(DeviceError) as caught:
+        require_device(fake_cupy(**broken))
+    assert str(caught.value).startswith(sentence)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.exact
+def test_a_working_device_passes_and_memory_that_is_short_is_another_matter() -> None:
+    require_device(fake_cupy())
+    with pytest.raises(MemoryError):
+        require_device(fake_cupy(ones=fails(OutOfMemoryError("Out of memory allocating 512 bytes"))))
+
+
+class Loaded:
+    """CuPy's module: what was compiled is loaded into it."""
+
+    def __init__(self, cp: Emulated) -> None:
+        self.cp = cp
+
+    def load(self, binary: tuple[str, tuple[str, ...]]) -> None:
+        self.get_function = self.cp.compile(*binary).get_function
+
+
+def compiled(code: str, options: tuple[str, ...], *, filename: str) -> Any:
+    return (code, options), None
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Emulated]]:
+    """A CuPy made of NumPy, in the place of the real one; the argument is what is broken about it."""
+
+    def install(**broken: Any) -> Emulated:
+        cp, pool = Emulated(), SimpleNamespace(total_bytes=lambda: 4096)
+        facts = vars(fake_cupy(**broken)) | {"get_default_memory_pool": lambda: pool}
+        for name, value in facts.items():
+            setattr(cp, name, value)
+        fakes = {
+            "cupy": cp,
+            "cupy.cuda.device": SimpleNamespace(get_cublas_handle=lambda: HANDLE),
+            "cupy.cuda.compiler": SimpleNamespace(compile_using_nvrtc=compiled),
+            "cupy.cuda.function": SimpleNamespace(Module=lambda: Loaded(cp)),
+            "cupyx": ModuleType("cupyx"),
+            "cupyx.scipy": ModuleType("cupyx.scipy"),
+            "cupyx.scipy.special": SimpleNamespace(erf=lambda x: x),
+            "cupy_backends": ModuleType("cupy_backends"),
+            "cupy_backends.cuda": ModuleType("cupy_backends.cuda"),
+            "cupy_backends.cuda.libs": SimpleNamespace(cublas=Cublas()),
+            "array_api_compat.cupy": array_api_compat.numpy,
+        }
+        for name, module in fakes.items():
+            monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setattr(array_api_compat, "cupy", array_api_compat.numpy, raising=False)
+        monkeypatch.delitem(sys.modules, "sora_ref.backends.cupy_backend", raising=False)
+        backends.get.cache_clear()
+        return cp
+
+    yield install
+    sys.modules.pop("sora_ref.backends.cupy_backend", None)
+    backends.get.cache_clear()
+    importlib.invalidate_caches()
+
+
+@pytest.mark.exact
+@pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+def test_the_backend_is_made_of_cupys_parts(installed: Callable[..., Emulated]) -> None:
+    cp = installed()
+    backend: Backend = get_backend("cupy")
+    assert (backend.name, backend.synchronous) == ("cupy", False)
+    assert backend.memory is not None
+    assert backend.memory() == 4096
+    assert set(backend.precisions) == {"tf32", "bf16", "fp16"}
+    found = backend.scatter_add(3, np.array([2, 0, 2]), np.array([[1.0], [2.0], [4.0]]))
+    assert found.tolist() == [[2.0], [0.0], [5.0]]
+    assert [name for name, _ in cp.launches] == ["scatter_add"]
+    module: Any = sys.modules["sora_ref.backends.cupy_backend"]
+    module.DEVICE = dataclasses.replace(module.DEVICE, pointer=lambda x: int(x.ctypes.data))
+    ones, frozen = np.ones((2, 2), np.float32), np.ones((2, 2), np.float32)
+    for precision in ("bf16", "fp16", "tf32"):
+        y, _ = backend.precisions[precision]([frozen])["sora_linear_forward"](ones, frozen, None, None)
+        assert y.tolist() == [[2.0, 2.0], [2.0, 2.0]]
+    casts = [name for name, _ in cp.launches if name == "cast_bf16"]
+    assert len(casts) == 2  # the frozen one, once; the input
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize(("broken", "sentence"), BROKEN[:2])
+def test_the_command_line_says_it_and_leaves_with_1(
+    installed: Callable[..., Emulated],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    broken: dict[str, Any],
+    sentence: str,
+) -> None:
+    installed(**broken)
+    with pytest.raises(SoRAError, match=r"^backend 'cupy': the"):
+        get_backend("cupy")
+
+    def load(*_: Any) -> Any:
+        return get_backend("cupy")
+
+    monkeypatch.setattr("sora_ref.run.inspect.inspect_path", load)
+    monkeypatch.setattr(sys, "argv", ["sora-ref", "inspect", "x"])
+    with pytest.raises(SystemExit) as left:
+        console.main()
+    assert left.value.code == 1
+    assert capsys.readouterr().err.startswith(f"sora-ref: backend 'cupy': {sentence}")
+
+
+@pytest.mark.exact
+def test_memory_that_runs_out_is_one_sentence_with_cupys_numbers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = OutOfMemoryError("Out of memory allocating 1,024 bytes (allocated so far: 512 bytes).")
+    monkeypatch.setattr("sora_ref.run.inspect.inspect_path", fails(error))
+    monkeypatch.setattr(sys, "argv", ["sora-ref", "inspect", "x"])
+    with pytest.raises(SystemExit) as left:
+        console.main()
+    assert left.value.code == 1
+    assert capsys.readouterr().err == (
+        "sora-ref: out of memory (Out of memory allocating 1,024 bytes (allocated so far: 512 bytes)): "
+        "lower train.microbatch_tokens or the model's size\n"
+    )
