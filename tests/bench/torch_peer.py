@@ -149,9 +149,11 @@ class Peft(Torch):
         """The network as a function of a padded batch."""
         from peft import LoraConfig, get_peft_model
         from transformers import BertModel
+        from transformers.utils import logging
 
         from sora_ref.run.setup import model_folder
 
+        logging.set_verbosity_error()
         base = BertModel.from_pretrained(
             str(model_folder("minilm")), attn_implementation="sdpa", add_pooling_layer=False
         )
