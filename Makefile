@@ -31,7 +31,7 @@ lint: .venv/lint  ## Check style and types.
 oracles: .venv/oracles  ## Compare live with PyTorch, JAX, transformers, PEFT, scikit-learn, PyProximal and SciPy (installs them).
 	$(BIN)/python -m pytest tests/oracles
 
-bench: .venv/oracles  ## Time training and inference beside PyTorch; writes build/bench.json and a picture (15 minutes, idle machine).
+bench: .venv/oracles  ## Time training and inference beside PyTorch; writes build/bench.json and a picture (17 minutes, idle machine).
 	$(BIN)/python tests/bench
 
 vectors: .venv/oracles  ## Regenerate the golden vectors in tests/vectors.
