@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from job import Job, gemm_flops
 from measure import Process, by_turns, median, peak
@@ -144,19 +145,31 @@ def main() -> None:
     if unknown:
         parser.error(f"no part {unknown[0]}: expected some of {', '.join(PARTS)}")
     facts, rows = machine(), list[Row]()
+    facts["repetitions"] = asked.repetitions
+    asked.out.mkdir(parents=True, exist_ok=True)
     for name in asked.parts or PARTS:
         for row in PARTS[name](asked.repetitions):
             print("  ".join(filter(None, row.words())), flush=True)
             rows.append(row)
-    facts["load at the end"] = machine()["load"]
-    facts["repetitions"] = asked.repetitions
-    asked.out.mkdir(parents=True, exist_ok=True)
-    (asked.out / "bench.json").write_text(to_json(rows, facts), encoding="utf-8")
-    (asked.out / "bench.md").write_text(table(rows), encoding="utf-8")
-    draw(asked.out / "bench.png", rows, f"ours over PyTorch {facts['versions']['torch']}, {facts['processor']}")
+            write(asked.out, rows, facts)
     missed = [row.name for row in rows if row.met is False]
     print(f"{asked.out}/bench.json: {len(rows)} results, {len(missed)} targets missed", file=sys.stderr)
 
 
+def write(out: Path, rows: list[Row], facts: dict[str, Any]) -> None:
+    """All that is known so far, so that a run that is interrupted has what it measured."""
+    facts["load at the end"] = machine()["load"]
+    (out / "bench.json").write_text(to_json(rows, facts), encoding="utf-8")
+    (out / "bench.md").write_text(table(rows), encoding="utf-8")
+    draw(out / "bench.png", rows, f"ours over PyTorch {facts['versions']['torch']}, {facts['processor']}")
+
+
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("make bench: interrupted; what was measured is written", file=sys.stderr)
+        sys.exit(130)
+    except RuntimeError as error:
+        print(f"make bench: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import resource
+import signal
 import sys
 import time
 from typing import Any
@@ -17,7 +18,8 @@ from sora_ref.run.workers import keep_freed_memory
 
 
 def serve() -> None:
-    """Answer requests until the input ends."""
+    """Answer requests until the input ends; Ctrl-C is for the parent, which then ends this process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     job: Any = None
     for line in sys.stdin:
         request = json.loads(line)

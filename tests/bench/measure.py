@@ -43,8 +43,7 @@ class Process:
         return self
 
     def __exit__(self, *error: object) -> None:
-        assert self.pipe.stdin is not None
-        self.pipe.stdin.close()
+        self.pipe.terminate()
         self.pipe.wait()
 
 
