@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from sora_ref.models import BertConfig, linear_modules, load_bert
-from sora_ref.models.bert import LINEAR_KINDS
 from sora_ref.run.config import Config, load_config
 from sora_ref.run.setup import model_folder, read_task
 from sora_ref.run.text import Encoded, encode, epoch_batches, load_tokenizer
@@ -157,6 +156,3 @@ def _batches(job: Job, data: Encoded) -> tuple[npt.NDArray[Any], ...]:
         return tuple(np.arange(k * job.batch, (k + 1) * job.batch) for k in range(job.batches))
     buckets = 1 if job.order == "random" else load_config(None, {}).train.bucket_batches
     return tuple(epoch_batches(data.lengths, job.batch, buckets, 0, 0)[: job.batches])
-
-
-KINDS = LINEAR_KINDS

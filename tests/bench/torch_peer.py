@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own habit)
-from job import CLIP, KINDS, LEARNING_RATE, SCALE, THRESHOLD, Job, Material, demo_configuration, material
+from job import CLIP, LEARNING_RATE, SCALE, THRESHOLD, Job, Material, demo_configuration, material
 from torch import Tensor
 
 from sora_ref.models import BertConfig
+from sora_ref.models.bert import LINEAR_KINDS
 from sora_ref.run.setup import Labels, initial_params, make_setup, read_task
 from sora_ref.run.text import Encoded, encode, epoch_batches
 
@@ -50,7 +51,7 @@ class Network:
         seen = None if mask is None else mask[:, None, None, :]
         for layer in range(self.config.num_hidden_layers):
             prefix = f"encoder.layer.{layer}"
-            module = {kind: f"{prefix}.{suffix}" for kind, suffix in KINDS.items()}
+            module = {kind: f"{prefix}.{suffix}" for kind, suffix in LINEAR_KINDS.items()}
             q, k, v = (
                 self.linear(module[kind], x).view(b, t, heads, d // heads).transpose(1, 2)
                 for kind in ("query", "key", "value")
@@ -158,7 +159,7 @@ class Peft(Torch):
             str(model_folder("minilm")), attn_implementation="sdpa", add_pooling_layer=False
         )
         adapted = LoraConfig(
-            r=self.job.rank, lora_alpha=SCALE * self.job.rank, target_modules=sorted(set(KINDS.values()))
+            r=self.job.rank, lora_alpha=SCALE * self.job.rank, target_modules=sorted(set(LINEAR_KINDS.values()))
         )
         self.model = get_peft_model(base, adapted).train()
         for module in self.model.modules():

@@ -14,6 +14,7 @@ from sora_ref.run.fetch import is_cached
 pytest.importorskip("torch")
 BENCH = Path(__file__).resolve().parents[1] / "bench"
 U = 2.0**-24
+NEAR = 64 * U  # measured: losses and norms 1.3 u apart relatively, logits 11 u of the largest
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +49,10 @@ def test_a_training_step_has_the_same_loss_and_gradient(sides: tuple[Any, Any, A
     Job, Ours, Torch = sides
     ours, theirs = (side(Job(**work)).result() for side in (Ours, Torch))
     assert ours.keys() == theirs.keys()
-    for name in ours:  # float32 on both sides: some 14 layers of roundings
-        assert ours[name] == pytest.approx(theirs[name], rel=256 * U)
+    for name in ours:
+        assert ours[name] == pytest.approx(theirs[name], rel=NEAR)
     other = Torch(Job(**work | {"batch": 3})).result()
-    assert other["norm"] != pytest.approx(theirs["norm"], rel=256 * U), "the control, of another batch, looks the same"
+    assert other["norm"] != pytest.approx(theirs["norm"], rel=NEAR), "the control, of another batch, looks the same"
 
 
 @pytest.mark.weights
@@ -59,6 +60,9 @@ def test_a_training_step_has_the_same_loss_and_gradient(sides: tuple[Any, Any, A
 @pytest.mark.parametrize("merged", [False, True])
 def test_inference_has_the_same_logits(sides: tuple[Any, Any, Any], merged: bool) -> None:
     Job, Ours, Torch = sides
-    job = Job(what="infer", batch=4, length=16, merged=merged)
-    ours, theirs = (np.array(side(job).result()["logits"]) for side in (Ours, Torch))
-    assert np.max(np.abs(ours - theirs)) <= 256 * U * np.max(np.abs(theirs))
+    work = {"what": "infer", "batch": 4, "length": 16}
+    ours, theirs = (np.array(side(Job(**work, merged=merged)).result()["logits"]) for side in (Ours, Torch))
+    limit = NEAR * np.max(np.abs(theirs))
+    assert np.max(np.abs(ours - theirs)) <= limit
+    bare = np.array(Torch(Job(**work, rank=0)).result()["logits"])
+    assert np.max(np.abs(ours - bare)) > limit, "the control, without adapters, looks the same"

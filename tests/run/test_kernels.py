@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,7 +68,7 @@ def test_an_evaluation_computes_what_the_forward_does(head: Any) -> None:
 
 @pytest.mark.measured
 def test_folding_moves_a_trained_gradient_by_roundings_alone(tmp_path: Path) -> None:
-    """The same small run with and without the kernels: float64, so that what is left is rounding."""
+    """The same small run with and without the kernels, in float64: 13 u apart, measured; the reserve is tenfold."""
     options: dict[str, Any] = {"dtype": "float64", "train__epochs": 1, "adapter__dropout": 0.0}
     keys = make_keys(tmp_path)
     run_once(tmp_path / "fast", keys, **options)
@@ -73,7 +76,7 @@ def test_folding_moves_a_trained_gradient_by_roundings_alone(tmp_path: Path) -> 
     fast, slow = (last(tmp_path / run).params for run in ("fast", "slow"))
     assert fast.keys() == slow.keys()
     largest = max(float(np.max(np.abs(fast[name] - slow[name]))) for name in fast)
-    assert 0 < largest <= 1e-9
+    assert 0 < largest <= 128 * 2.0**-53
 
 
 def test_a_pool_maps_in_order_over_as_many_threads_as_it_is_told() -> None:
@@ -87,5 +90,34 @@ def test_a_pool_maps_in_order_over_as_many_threads_as_it_is_told() -> None:
         assert list(each(meet, range(3))) == [0, 1, 2]
 
 
-def test_freed_memory_is_kept_where_the_library_can() -> None:
-    assert keep_freed_memory() in (True, False)
+FAULTS = """
+import resource, numpy as np
+from sora_ref.run.workers import keep_freed_memory
+kept = {keep} and keep_freed_memory()
+for turn in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    layers = [np.ones(2**19) for _ in range(30)]  # 4 MiB each, as of a forward
+    del layers
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_freed_memory_is_kept_so_that_the_kernel_need_not_clear_it_again() -> None:
+    faults = {}
+    for keep in (True, False):
+        code = FAULTS.format(keep=keep)
+        kept, count = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
+        assert kept == str(keep)
+        faults[keep] = int(count)
+    assert faults[True] < 100 < faults[False]  # of 30,000 pages, where none is huge
+
+
+def test_where_there_is_no_such_setting_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert keep_freed_memory() is False
+    monkeypatch.undo()
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+    assert keep_freed_memory() is False
