@@ -1,4 +1,10 @@
-"""The one exception of this project."""
+"""The one exception of this project, and how a sentence quotes what it was given."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_MOST = 80  # characters of a value that a sentence quotes
 
 
 class SoRAError(ValueError):
@@ -6,3 +12,14 @@ class SoRAError(ValueError):
 
     The command line prints the sentence and exits with status 1; nothing else is ever shown to a user.
     """
+
+
+def printable(text: str) -> str:
+    """The text with every character that is no plain text (a terminal's escapes, marks of direction) as its escape."""
+    return "".join(c if c == "\n" or unicodedata.category(c)[0] != "C" else ascii(c)[1:-1] for c in text)
+
+
+def shown(value: object, most: int = _MOST) -> str:
+    """How a sentence quotes a value that came from outside: its repr, printable, cut after `most` characters."""
+    whole = printable(repr(value[: most + 1] if isinstance(value, str | bytes) else value))
+    return whole if len(whole) <= most + 2 else f"{whole[:most]}…"

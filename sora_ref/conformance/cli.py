@@ -21,7 +21,7 @@ from sora_ref.conformance.registry import Check, Level, known_ids, select
 from sora_ref.conformance.report import WORDS, lines
 from sora_ref.conformance.runner import EXAMPLES, Outcome, Report, check_adapter
 from sora_ref.errors import SoRAError
-from sora_ref.run.files import to_json, write_bytes
+from sora_ref.storage.files import to_json, write_bytes
 
 _file = click.Path(path_type=Path, allow_dash=True)
 

@@ -12,7 +12,7 @@ import numpy as np
 from sora_ref import SPEC_VERSION, Moments, TrainState, __version__
 from sora_ref.checks import require
 from sora_ref.errors import SoRAError
-from sora_ref.run.files import read_tensors, tensor_bytes, write_bytes
+from sora_ref.storage.files import read_tensors, tensor_bytes, write_bytes
 from sora_ref.run.setup import Labels, Setup
 from sora_ref.run.transfer import fetch
 

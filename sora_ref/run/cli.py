@@ -157,7 +157,7 @@ def predict(
 ) -> None:
     """Predict for TEXTS, or for the rows of a table; one JSON line each with --json, --out or a table."""
     from sora_ref.run.data import Example, read_table
-    from sora_ref.run.files import write_text
+    from sora_ref.storage.files import write_text
     from sora_ref.run.predict import predict_records
 
     if bool(texts) == (table is not None):
@@ -298,6 +298,6 @@ def _say(quiet: bool) -> Callable[[str], None]:
 
 
 def _show(facts: Any, lines: list[str], as_json: bool) -> None:
-    from sora_ref.run.files import to_json
+    from sora_ref.storage.files import to_json
 
     click.echo(to_json(facts, indent=2) if as_json else "\n".join(lines))

@@ -25,7 +25,7 @@ from typing import IO, Literal
 import platformdirs
 
 from sora_ref.errors import SoRAError
-from sora_ref.peft.folder import flush_folder
+from sora_ref.storage.folder import flush_folder
 
 STAMP = "sha256.txt"
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sora_ref.models.bert import LINEAR_KINDS
-from sora_ref.run.files import write_bytes
+from sora_ref.storage.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

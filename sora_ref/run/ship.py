@@ -15,7 +15,7 @@ from sora_ref.backends import Array
 from sora_ref.checks import require
 from sora_ref.models.tensors import to_bytes
 from sora_ref.peft import ExportReport, export_adapter
-from sora_ref.peft.folder import write_folder
+from sora_ref.storage.folder import write_folder
 from sora_ref.peft.format import Layout
 from sora_ref.run.checkpoint import checkpoint_bytes, without_moments
 from sora_ref.run.config import Config, dump_config

@@ -376,7 +376,7 @@ def test_kill_at_any_rename_leaves_the_old_or_the_new_folder_whole(tmp_path: Pat
         "    if left[0] < 0: os._exit(9)\n"
         "    return rename(self, target)\n"
         "pathlib.Path.rename = dying\n"
-        "from sora_ref.peft.folder import write_folder\n"
+        "from sora_ref.storage.folder import write_folder\n"
         "source, target = map(pathlib.Path, sys.argv[2:])\n"
         "files = {path.name: path.read_bytes() for path in source.iterdir()}\n"
         "write_folder(target, files, overwrite=True, replaceable=files, check=lambda folder: None)\n"

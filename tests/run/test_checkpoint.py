@@ -30,7 +30,7 @@ from sora_ref.run.checkpoint import (
     trained_of,
     without_moments,
 )
-from sora_ref.run.files import tensor_bytes
+from sora_ref.storage.files import tensor_bytes
 from sora_ref.run.setup import Labels, initial_params, make_setup
 
 LABELS = Labels("classification", ("bad", "good"), ("accuracy", "f1"))
@@ -55,7 +55,7 @@ def facts(t: Trained) -> dict[str, Any]:
 def rewrite(path: Path, t: Trained, **changes: Any) -> Path:
     """The checkpoint with other facts and a digest that fits them."""
     path.write_bytes(checkpoint_bytes(t))
-    from sora_ref.run.files import read_tensors
+    from sora_ref.storage.files import read_tensors
 
     tensors, found = read_tensors(path)
     path.write_bytes(tensor_bytes(tensors, found | changes))

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from sora_ref.errors import SoRAError
-from sora_ref.run import files as module
-from sora_ref.run.files import (
+from sora_ref.storage import files as module
+from sora_ref.storage.files import (
     append_lines,
     file_digest,
     keep_lines,

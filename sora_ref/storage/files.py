@@ -17,7 +17,7 @@ import numpy as np
 
 from sora_ref.checks import require
 from sora_ref.errors import SoRAError
-from sora_ref.peft.folder import flush_folder
+from sora_ref.storage.folder import flush_folder
 
 _DIGEST = "sha256"
 _OURS = r"config\.toml|(versions|summary|memorization_ids)\.json|(metrics|gates)\.jsonl|(ranks|gates)\.png"
