@@ -12,9 +12,9 @@ import numpy as np
 from sora_ref import SPEC_VERSION, Moments, TrainState, __version__
 from sora_ref.checks import require
 from sora_ref.errors import SoRAError
-from sora_ref.storage.files import read_tensors, tensor_bytes, write_bytes
 from sora_ref.run.setup import Labels, Setup
 from sora_ref.run.transfer import fetch
+from sora_ref.storage.files import read_tensors, tensor_bytes, write_bytes
 
 FORMAT = 1
 _PARTS = ("params", "m", "v")

@@ -157,8 +157,8 @@ def predict(
 ) -> None:
     """Predict for TEXTS, or for the rows of a table; one JSON line each with --json, --out or a table."""
     from sora_ref.run.data import Example, read_table
-    from sora_ref.storage.files import write_text
     from sora_ref.run.predict import predict_records
+    from sora_ref.storage.files import write_text
 
     if bool(texts) == (table is not None):
         raise click.UsageError("expected either TEXTS or --input")

@@ -27,13 +27,13 @@ from sora_ref.run.checkpoint import Position
 from sora_ref.run.config import Config
 from sora_ref.run.data import Task
 from sora_ref.run.evaluate import predict_logits, score
-from sora_ref.storage.files import append_lines
 from sora_ref.run.interrupt import Interrupted
 from sora_ref.run.setup import Setup
 from sora_ref.run.text import Encoded, epoch_batches, microbatches, pad
 from sora_ref.run.transfer import fetch
 from sora_ref.run.workers import Each, worker_pool
 from sora_ref.step import GATE_SUFFIX
+from sora_ref.storage.files import append_lines
 
 FP16_SCALE = 1024
 

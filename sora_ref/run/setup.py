@@ -18,8 +18,8 @@ from sora_ref.models.pretrained import POOLER
 from sora_ref.run.config import Config
 from sora_ref.run.data import Columns, Kind, Task, load_task
 from sora_ref.run.fetch import ARTEFACTS, fetch
-from sora_ref.storage.files import file_digest
 from sora_ref.run.text import load_tokenizer
+from sora_ref.storage.files import file_digest
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

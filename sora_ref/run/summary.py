@@ -16,10 +16,10 @@ from sora_ref.prox import released_threshold
 from sora_ref.run.checkpoint import Position
 from sora_ref.run.config import Config
 from sora_ref.run.evaluate import predict_logits, score
-from sora_ref.storage.files import read_lines, write_json
 from sora_ref.run.pictures import draw_gates, draw_ranks
 from sora_ref.run.setup import Params, Setup
 from sora_ref.run.text import Encoded
+from sora_ref.storage.files import read_lines, write_json
 
 
 def finish(

@@ -30,13 +30,13 @@ from sora_ref.run import checkpoint as ckpt
 from sora_ref.run.checkpoint import Position
 from sora_ref.run.config import Config, differences, dump_config, load_config, with_absolute_paths
 from sora_ref.run.evaluate import predict_logits, score
-from sora_ref.storage.files import is_scrap, keep_lines, read_lines, sweep, write_bytes, write_json, write_text
 from sora_ref.run.interrupt import stop_requested
 from sora_ref.run.loop import Run, expected_labels, log_gates, train_stage
 from sora_ref.run.setup import Labels, Say, base_digest, initial_params, make_setup, read_task
 from sora_ref.run.summary import finish, read_summary
 from sora_ref.run.text import encode
 from sora_ref.run.versions import changed, versions
+from sora_ref.storage.files import is_scrap, keep_lines, read_lines, sweep, write_bytes, write_json, write_text
 
 
 def train(

@@ -30,8 +30,8 @@ from sora_ref.run.checkpoint import (
     trained_of,
     without_moments,
 )
-from sora_ref.storage.files import tensor_bytes
 from sora_ref.run.setup import Labels, initial_params, make_setup
+from sora_ref.storage.files import tensor_bytes
 
 LABELS = Labels("classification", ("bad", "good"), ("accuracy", "f1"))
 

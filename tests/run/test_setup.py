@@ -14,8 +14,8 @@ from sora_ref import backends, initial_adapter
 from sora_ref.errors import SoRAError
 from sora_ref.models import linear_modules
 from sora_ref.run.config import load_config, with_absolute_paths
-from sora_ref.storage.files import file_digest
 from sora_ref.run.setup import Labels, base_digest, get_backend, initial_params, make_setup, model_folder, read_task
+from sora_ref.storage.files import file_digest
 
 Keys = dict[str, Any]
 LABELS = Labels("classification", ("bad", "good"), ("accuracy",))

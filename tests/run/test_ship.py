@@ -18,7 +18,6 @@ from sora_ref.models import load_bert
 from sora_ref.peft import adapters_from, read_adapter
 from sora_ref.run.checkpoint import checkpoint_bytes, checkpoints, read_checkpoint
 from sora_ref.run.evaluate import predict_logits
-from sora_ref.storage.files import write_bytes
 from sora_ref.run.inspect import inspect_path
 from sora_ref.run.predict import predict_records
 from sora_ref.run.setup import read_task
@@ -26,6 +25,7 @@ from sora_ref.run.ship import merged_params, pruned_params, write_merged, write_
 from sora_ref.run.text import encode
 from sora_ref.run.trained import Loaded, find_checkpoint, load_trained
 from sora_ref.run.verify import model_agreement, module_agreement
+from sora_ref.storage.files import write_bytes
 
 Keys = dict[str, Any]
 RUNS: dict[str, Keys] = {
