@@ -1,4 +1,4 @@
-"""safetensors files as bytes: written from C-contiguous arrays only, read with every failure named."""
+"""safetensors files, read with every failure named."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, deserialize
-from safetensors.numpy import save
 
 from sora_ref.errors import SoRAError
 
@@ -28,16 +27,6 @@ class Tensors(NamedTuple):
     arrays: dict[str, np.ndarray]
     cast: dict[str, str]
     metadata: dict[str, str]
-
-
-def to_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file with these float32 or float64 arrays, and `format` pt.
-
-    safetensors 0.8.0 writes the memory of an array as it lies, so one that is not C-contiguous comes back scrambled
-    (safetensors#825); `(B[:, kept]) * g[kept]` is such an array.
-    """
-    contiguous = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
-    return save(contiguous, {"format": "pt", **metadata})
 
 
 def read_tensors(path: Path, wanted: Callable[[str], bool] = lambda key: True) -> Tensors:

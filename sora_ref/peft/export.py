@@ -19,13 +19,13 @@ from sora_ref import backends
 from sora_ref.checks import require, require_one_dtype
 from sora_ref.errors import SoRAError
 from sora_ref.linear import SoRA, check_adapter
-from sora_ref.models.tensors import to_bytes
 from sora_ref.peft import format as peft_format
 from sora_ref.peft.compare import Comparison, compare_with_disk
 from sora_ref.peft.documents import LOADER, readme
 from sora_ref.peft.format import CLASSIFIER, ROOT, TASKS, Head, Layout, full_name, lora_key
 from sora_ref.prune import LoRA, absorb_gate, kept_components, prune
 from sora_ref.storage.folder import write_folder
+from sora_ref.storage.weights import to_bytes
 
 
 @dataclass(frozen=True)

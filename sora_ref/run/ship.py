@@ -13,7 +13,6 @@ from msgspec.structs import replace as replace_fields
 from sora_ref import kept_components, merge, prune
 from sora_ref.backends import Array
 from sora_ref.checks import require
-from sora_ref.models.tensors import to_bytes
 from sora_ref.peft import ExportReport, export_adapter
 from sora_ref.peft.format import Layout
 from sora_ref.run.checkpoint import checkpoint_bytes, without_moments
@@ -23,6 +22,7 @@ from sora_ref.run.setup import Params, Setup, to_host
 from sora_ref.run.text import tokenizer_files
 from sora_ref.run.trained import ADAPTER, Loaded
 from sora_ref.storage.folder import write_folder
+from sora_ref.storage.weights import to_bytes
 
 
 def pruned_params(setup: Setup, params: Params) -> dict[str, Array]:

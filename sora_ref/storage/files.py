@@ -19,6 +19,7 @@ import numpy as np
 from sora_ref.checks import require
 from sora_ref.errors import SoRAError, printable
 from sora_ref.storage.folder import flush_folder
+from sora_ref.storage.weights import canonical
 
 _DIGEST = "sha256"
 _OURS = r"config\.toml|(versions|summary|memorization_ids)\.json|(metrics|gates)\.jsonl|(ranks|gates)\.png"
@@ -148,7 +149,7 @@ def tensor_bytes(tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]) ->
     whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}  # safetensors 0.8 scrambles others
     metadata = {key: json.dumps(value) for key, value in facts.items()}
     metadata[_DIGEST] = _digest(whole, metadata)
-    return save(whole, metadata)
+    return canonical(save(whole, metadata))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from sora_ref.checks import require
 from sora_ref.errors import SoRAError
@@ -28,26 +31,64 @@ def write_folder(
     overwrite:   replace an existing folder, provided it holds nothing but files named in `replaceable`.
     check:       called with the sibling; what it returns is returned, what it raises leaves the target untouched.
     A kill leaves at worst a hidden sibling `.NAME.writing-…`, or, between the two renames of an overwrite, the old
-    folder whole as `.NAME.replaced-…`.  Raises SoRAError where the folder exists, or the disk refuses.
+    folder whole as `.NAME.replaced-…`; the next call for the same target removes them.  Files and folders get the
+    permissions that the process's umask leaves.  Raises SoRAError where the folder exists, or the disk refuses.
     """
     folder = Path(os.path.abspath(folder))
-    tag = secrets.token_hex(4)
-    scratch, old = (folder.with_name(f".{folder.name}.{word}-{tag}") for word in ("writing", "replaced"))
-    try:
-        _require_free(folder, overwrite, replaceable)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch.mkdir()
-        for name, data in files.items():
-            _write(scratch / name, data)
-        flush_folder(scratch)
-        checked = check(scratch)
-        _move_into_place(scratch, folder, old if overwrite and folder.exists() else None)
-    except OSError as error:
-        raise SoRAError(f"{folder} cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with ExitStack() as held:
+        try:
+            _require_free(folder, overwrite, replaceable)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(folder, "writing")
+            scratch = _new_sibling(folder, held)
+            for name, data in files.items():
+                _write(scratch / name, data)
+            flush_folder(scratch)
+            checked = check(scratch)
+            old = scratch.with_name(scratch.name.replace(".writing-", ".replaced-"))
+            _move_into_place(scratch, folder, old if overwrite and folder.exists() else None, held)
+            _sweep(folder, "replaced")
+        except OSError as error:
+            raise SoRAError(f"{folder} cannot be written: {error.strerror}") from error
     shutil.rmtree(old, ignore_errors=True)
     return checked
+
+
+def _new_sibling(folder: Path, held: ExitStack) -> Path:
+    """A new hidden folder beside `folder`, locked until `held` closes, and removed then if it is still there."""
+    while True:
+        scratch = folder.with_name(f".{folder.name}.writing-{secrets.token_hex(4)}")
+        scratch.mkdir()
+        held.callback(shutil.rmtree, scratch, ignore_errors=True)
+        with suppress(FileNotFoundError):  # swept away by another process, before it was locked
+            held.enter_context(_lock(scratch))
+            if scratch.exists():
+                return scratch
+
+
+def _sweep(folder: Path, word: Literal["writing", "replaced"]) -> None:
+    """Removes the siblings of this kind that killed processes left; those of living ones are locked."""
+    left = re.compile(rf"\.{re.escape(folder.name)}\.{word}-[0-9a-f]{{8}}")
+    for path in folder.parent.iterdir():
+        if left.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            with suppress(OSError), _lock(path, wait=False):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _lock(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Holds a folder's own lock (flock), which its renames do not end and the death of its process does.
+
+    OSError where the folder is gone, or, unless told to `wait`, another process holds it or the file system has no
+    locks; a process that waits goes on without one there, for nobody else can have one either.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError) if wait else nullcontext():
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _require_free(folder: Path, overwrite: bool, replaceable: Collection[str]) -> None:
@@ -68,10 +109,11 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _move_into_place(scratch: Path, folder: Path, old: Path | None) -> None:
+def _move_into_place(scratch: Path, folder: Path, old: Path | None, held: ExitStack) -> None:
     """Sets the present folder aside as `old`, if any, and renames; where that fails, what was set aside comes back."""
     try:
         if old is not None:
+            held.enter_context(_lock(folder))  # until it is removed, or back
             folder.rename(old)
         scratch.rename(folder)
     except BaseException:
