@@ -42,6 +42,7 @@ def finish(
     ranks = module_ranks(adapters)
     head = sum(int(np.prod(value.shape)) for value in setup.head(params).values())
     counts = count_parameters(adapters, hidden=setup.model.bert.hidden_size, head=head)
+    null = null_model(setup.config, counts.components, position)
     summary = {
         "task": setup.config.task.name,
         "steps": position.step,
@@ -49,7 +50,8 @@ def finish(
         "scores": scores,
         "counts": counts._asdict(),
         "ranks": ranks,
-        "null": null_model(setup.config, counts.components, position),
+        "null": null,
+        "survivors": survivors_in_words(setup.config, counts.kept, counts.components, null),
         "stages": list(stages),
     }
     if setup.backend.memory is not None:
@@ -84,6 +86,37 @@ def null_model(config: Config, components: int, position: Position) -> dict[str,
     return {"threshold_sum": cut, "kept_share": share, "kept": share * components}
 
 
+def survivors_in_words(config: Config, kept: int, components: int, null: Mapping[str, Any] | None) -> str | None:
+    """Whether the survivors are what thresholds alone predict; None where there are no gates.
+
+    Gates drawn from N(0, 1) survive alone as independent draws with the null's share p, so n of them leave
+    n·p ± √(n·p·(1−p)); within two of these standard deviations is chance.  Gates that begin at one number survive all
+    or not at all.
+    """
+    if components == 0 or not config.adapter.gated:
+        return None
+    found = f"{kept} of {components}"
+    if null is None:
+        why = "under the scheduler" if config.schedule is not None else f"for rule {config.gate.rule}"
+        return f'{found}; there is no null model {why}: a run with gate.gradient = "zero" shows what chance keeps'
+    if config.gate.gradient == "zero":
+        return f"{found}; thresholds alone would keep {null['kept']:.1f}: the data had no say (gate.gradient is zero)"
+    if config.adapter.gate == "normal":
+        spread = math.sqrt(components * null["kept_share"] * (1 - null["kept_share"]))
+        chance = f"{found}; thresholds alone would keep {null['kept']:.1f} ± {spread:.1f}"
+        if abs(kept - null["kept"]) <= 2 * spread:
+            return f"{chance}: within chance: the data did not choose them"
+        return f"{chance}: the data chose"
+    sums = f"the thresholds add up to {null['threshold_sum']:.3g}, gates began at {config.adapter.gate:g}"
+    if null["kept"] == 0:
+        verdict = "the data chose" if kept else "none outlived the thresholds; lower gate.strength"
+        return f"{found}; thresholds alone would keep none ({sums}): {verdict}"
+    if kept == components:
+        verdict = "the data did not choose them; raise gate.strength or gate.lr, or train longer"
+        return f"{found}; thresholds alone would keep all ({sums}): {verdict}"
+    return f"{found}; thresholds alone would keep all ({sums}): the data chose which went, not which stayed"
+
+
 def read_summary(out: Path) -> dict[str, Any] | None:
     """The summary of a complete run; None where there is none yet."""
     path = out / "summary.json"
@@ -102,12 +135,11 @@ def score_words(scores: Mapping[str, float | None]) -> str:
 
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     """The summary for a person to read."""
-    counts, null = summary["counts"], summary["null"]
+    counts, survivors = summary["counts"], summary.get("survivors")
     lines = [f"{summary['task']}: {summary['steps']} steps in {summary['seconds']:.0f} s of training"]
     for split, scores in summary["scores"].items():
         lines.append(f"  {split}: " + score_words(scores))
-    kept = f"  components kept: {counts['kept']} of {counts['components']}"
-    lines.append(kept if null is None else f"{kept}; thresholds alone would keep {null['kept']:.1f}")
+    lines.append(f"  components kept: {survivors or '{kept} of {components}'.format_map(counts)}")
     lines.append(
         f"  adapter parameters: {counts['retained']:,} of {counts['total']:,} "
         f"(with gates {counts['with_gates']:,}, with head {counts['with_head']:,}; "

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +12,28 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from sora_ref import GATE_RULES
 from sora_ref.errors import SoRAError
 from sora_ref.models.bert import LINEAR_KINDS
 from sora_ref.optim import SGD, AdamW
 from sora_ref.run import cli
-from sora_ref.run.config import Config, differences, dump_config, load_config, parse_override
+from sora_ref.run.config import (
+    GATE_LR,
+    Config,
+    GateSection,
+    ScheduleSection,
+    TrainSection,
+    differences,
+    dump_config,
+    known_keys,
+    load_config,
+    parse_override,
+)
+from sora_ref.run.demo import demo_config
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 
 REALS = st.floats(0, 1e300)
 SHARES = st.floats(0, 1, exclude_max=True)
@@ -72,9 +90,56 @@ def fault(path: Path | None, overrides: dict[str, Any] | None = None) -> str:
 
 def test_nothing_given_is_the_defaults() -> None:
     config = load_config(None, {})
-    assert config == Config()
+    assert config == replace(Config(), gate=GateSection(lr=GATE_LR))
     assert config.schedule is None
-    assert (config.gate.rule, config.adapter.r, config.adapter.kinds) == ("adamw-xi", 8, tuple(LINEAR_KINDS))
+    assert (config.gate.rule, config.adapter.r, config.adapter.kinds) == ("paper", 8, tuple(LINEAR_KINDS))
+
+
+@pytest.mark.parametrize(("rule", "lr"), [("paper", GATE_LR), ("adamw-xi", 0.5), ("released", 0.5)])
+def test_gates_have_a_learning_rate_of_their_own_under_the_paper_rule_and_that_of_the_weights_under_others(
+    rule: str, lr: float
+) -> None:
+    assert load_config(None, {"gate.rule": rule, "train.lr": 0.5}).gate.lr == lr
+    assert load_config(None, {"gate.rule": rule, "train.lr": 0.5, "gate.lr": 0.25}).gate.lr == 0.25
+    _, gate_lr = Config(gate=GateSection(rule=rule), train=TrainSection(lr=0.5, warmup=0.0)).learning_rates(4)
+    assert gate_lr(1) == lr
+
+
+def test_default_thresholds_outlast_the_gates_over_one_epoch_of_the_default_task() -> None:
+    config = load_config(None, {})
+    steps = math.ceil(7609 / config.train.batch) * config.train.epochs
+    _, gate_lr = config.learning_rates(steps)
+    total = sum(gate_lr(t) * config.gate.strength for t in range(1, steps + 1))
+    assert steps == 238
+    assert total == pytest.approx(2.103, abs=5e-4)
+    assert isinstance(config.adapter.gate, float)
+    assert total > config.adapter.gate
+
+
+def test_example_of_a_run_spells_out_every_key_with_its_default() -> None:
+    path = EXAMPLES / "run.toml"
+    text = path.read_text(encoding="utf-8")
+    in_words = re.sub(r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE)
+    spelled = {
+        f"{section}.{key}" if isinstance(value, dict) else section
+        for section, value in tomllib.loads(in_words).items()
+        for key in (value if isinstance(value, dict) else [section])
+    }
+    elsewhere = {f"task.{key}" for key in ("path", "files", "text", "pair", "label", "id", "labels", "kind", "header")}
+    assert spelled | elsewhere == set(known_keys(Config)) - set(known_keys(ScheduleSection, "schedule."))
+    config = load_config(path, {})
+    assert config == replace(load_config(None, {}), train=replace(config.train, microbatch_tokens=512))
+
+
+def test_example_of_the_demonstration_is_what_the_demonstration_trains() -> None:
+    assert load_config(EXAMPLES / "demo.toml", {}) == load_config(
+        None, demo_config(quick=False, seed=0, backend="numpy")
+    )
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.name)
+def test_every_example_is_a_configuration(path: Path) -> None:
+    load_config(path, {})
 
 
 @given(KEYS)
@@ -96,7 +161,8 @@ def test_every_key_given_is_in_the_configuration(keys: dict[str, Any]) -> None:
         found: Any = config
         for part in dotted.split("."):
             found = getattr(found, part)
-        assert (list(found) if isinstance(found, tuple) else found) == value
+        if (dotted, value) != ("gate.lr", None):  # its default
+            assert (list(found) if isinstance(found, tuple) else found) == value
 
 
 def test_flags_override_the_file_and_set_overrides_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,8 +332,8 @@ def test_learning_rates_have_the_peaks_and_the_shape_asked_for() -> None:
     assert lr(8) > 0
     released, _ = load_config(None, {"train.schedule": "released", "train.warmup": 0.5}).learning_rates(8)
     assert released(1) == 0
-    flat, gates = load_config(None, {"train.schedule": "constant", "train.lr": 0.8}).learning_rates(8)
-    assert {flat(t) for t in range(1, 9)} == {gates(t) for t in range(1, 9)} == {0.8}
+    flat, gates = load_config(None, {"train.schedule": "constant", "train.lr": 0.8, "gate.lr": 0.4}).learning_rates(8)
+    assert ({flat(t) for t in range(1, 9)}, {gates(t) for t in range(1, 9)}) == ({0.8}, {0.4})
 
 
 @pytest.mark.parametrize(
@@ -299,7 +365,7 @@ def test_interpolated_schedules_run_from_start_to_stop(kind: str) -> None:
 
 def test_differences_are_the_dotted_keys_that_differ() -> None:
     base = load_config(None, {"task.files": {"train": "a"}})
-    other = load_config(None, {"task.files": {"train": "b"}, "seed": 3, "train.lr": 0.5, "adapter.gate": 1.0})
+    other = load_config(None, {"task.files": {"train": "b"}, "seed": 3, "train.lr": 0.5, "adapter.gate": 0.5})
     assert differences(base, other) == differences(other, base) == ["adapter.gate", "seed", "task.files", "train.lr"]
     assert differences(base, base) == []
     assert (

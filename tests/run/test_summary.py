@@ -15,7 +15,7 @@ from sora_ref.errors import SoRAError
 from sora_ref.models import linear_modules
 from sora_ref.run.checkpoint import Position
 from sora_ref.run.setup import read_task
-from sora_ref.run.summary import null_model, read_summary, summary_lines
+from sora_ref.run.summary import null_model, read_summary, summary_lines, survivors_in_words
 from sora_ref.run.trained import load_trained
 
 Keys = dict[str, Any]
@@ -148,7 +148,7 @@ def test_lines_say_scores_counts_null_model_and_stages() -> None:
         "task": "t", "steps": 3, "seconds": 1.4, "scores": {"test": {"accuracy": 0.5, "f1": 0.25}},
         "counts": {"kept": 2, "components": 4, "retained": 1000, "total": 2000, "with_gates": 1002,
                    "with_head": 1010, "released": 9},
-        "null": {"kept": 1.26},
+        "survivors": "2 of 4; thresholds alone would keep 1.3 ± 0.9: within chance: the data did not choose them",
         "stages": [
             {"stage": 0, "strength": 0.5, "performance": {"nonzero": 1234, "memorization": 0.5, "generalization": 0.25},
              "memorization_percent": 100.0, "generalization_percent": None}
@@ -157,11 +157,84 @@ def test_lines_say_scores_counts_null_model_and_stages() -> None:
     assert summary_lines(summary) == [
         "t: 3 steps in 1 s of training",
         "  test: accuracy 0.5000, f1 0.2500",
-        "  components kept: 2 of 4; thresholds alone would keep 1.3",
+        "  components kept: 2 of 4; thresholds alone would keep 1.3 ± 0.9: within chance: the data did not choose them",
         "  adapter parameters: 1,000 of 2,000 (with gates 1,002, with head 1,010; the released counter would say 9)",
         "  stage 0, strength 0.5: 1,234 non-zero, memorization 0.5000 (100.0 %), generalization 0.2500 (undefined)",
     ]
-    assert "null" not in "".join(summary_lines({**summary, "null": None}))
+    assert summary_lines({**summary, "survivors": None})[2] == "  components kept: 2 of 4"
+
+
+def words(keys: Keys, kept: int, share: float, components: int = 288, **changes: Any) -> str:
+    null = {"threshold_sum": 0.5, "kept_share": share, "kept": share * components}
+    found = survivors_in_words(make_config(keys, **changes), kept, components, null)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kept", "verdict"),
+    [
+        (266, "within chance: the data did not choose them"),
+        (251, "within chance: the data did not choose them"),
+        (250, "the data chose"),
+        (271, "the data chose"),
+    ],
+)
+def test_survivors_of_normal_gates_are_chance_within_two_standard_deviations(
+    keys: Keys, kept: int, verdict: str
+) -> None:
+    """260.7 of 288 by thresholds alone: √(288·p·(1−p)) is 4.97, so chance is 250.8 to 270.6."""
+    said = words(keys, kept, 260.7 / 288, adapter__gate="normal")
+    assert said == f"{kept} of 288; thresholds alone would keep 260.7 ± 5.0: {verdict}"
+
+
+@pytest.mark.parametrize(
+    ("kept", "share", "gate", "end"),
+    [
+        (137, 0.0, 0.5, "would keep none (the thresholds add up to 0.5, gates began at 0.5): the data chose"),
+        (0, 0.0, 0.5, "none outlived the thresholds; lower gate.strength"),
+        (288, 1.0, 1.0, "the data did not choose them; raise gate.strength or gate.lr, or train longer"),
+        (266, 1.0, 1.0, "the data chose which went, not which stayed"),
+    ],
+)
+def test_survivors_of_gates_that_begin_at_one_number_are_all_or_none_of_chance(
+    keys: Keys, kept: int, share: float, gate: float, end: str
+) -> None:
+    said = words(keys, kept, share, adapter__gate=gate)
+    assert said.startswith(f"{kept} of 288; thresholds alone would keep {'all' if share else 'none'} (")
+    assert said.endswith(end)
+
+
+def test_summary_says_where_there_is_no_null_model_and_where_the_data_had_no_say(keys: Keys) -> None:
+    metric = survivors_in_words(make_config(keys, gate__rule="adamw-metric"), 5, 9, None)
+    assert metric is not None
+    assert metric.startswith("5 of 9; there is no null model for rule adamw-metric: ")
+    scheduled = survivors_in_words(make_config(keys, schedule__delta=0.1), 5, 9, None)
+    assert scheduled is not None
+    assert "no null model under the scheduler" in scheduled
+    assert "the data had no say" in words(keys, 5, 0.5, 9, gate__gradient="zero")
+    assert survivors_in_words(make_config(keys, adapter__gated=False), 9, 9, None) is None
+    assert survivors_in_words(make_config(keys, adapter__kinds=[]), 0, 0, None) is None
+
+
+def test_run_that_no_data_pull_at_keeps_what_chance_keeps_and_says_so(keys: Keys, tmp_path: Path) -> None:
+    """A learning rate of 0 for the gates and constant thresholds: |N(0, 1)| beyond their sum stays."""
+    summary = run_once(tmp_path / "run", keys, gate__lr=0.0, gate__strength=0.05, train__epochs=1)
+    assert summary["survivors"].endswith("within chance: the data did not choose them")
+    assert f"  components kept: {summary['survivors']}" in summary_lines(summary)
+
+
+def test_run_with_the_default_gates_says_that_the_data_chose_or_that_it_was_too_short(
+    keys: Keys, tmp_path: Path
+) -> None:
+    default: Keys = {"adapter__gate": 1.0, "gate__rule": "paper", "train__epochs": 1}
+    short = run_once(tmp_path / "short", keys, **default, gate__lr=8.0, gate__strength=2.2e-3)
+    assert short["null"]["threshold_sum"] < 1
+    assert "thresholds alone would keep all" in short["survivors"]
+    long = run_once(tmp_path / "long", keys, **default, gate__lr=350.0, gate__strength=2.2e-3)
+    assert long["null"] == {"threshold_sum": long["null"]["threshold_sum"], "kept_share": 0.0, "kept": 0.0}
+    assert long["counts"]["kept"] > 0
+    assert long["survivors"].endswith(": the data chose")
 
 
 def test_score_that_is_undefined_is_still_json(keys: Keys, tmp_path: Path) -> None:

@@ -142,6 +142,8 @@ def base_keys(model: Path, files: Mapping[str, str]) -> dict[str, Any]:
         "adapter.r": RANK,
         "adapter.alpha": 6.0,
         "adapter.dropout": 0.1,
+        "adapter.gate": "normal",
+        "gate.rule": "adamw-xi",
         "gate.strength": 0.02,
         "train.epochs": 2,
         "train.batch": 8,
