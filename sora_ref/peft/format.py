@@ -101,26 +101,24 @@ def lora_key(full: str, matrix: Literal["A", "B"]) -> str:
     return f"{ROOT}{full}.lora_{matrix}.weight"
 
 
-def anchored(full: str) -> str:
-    r"""A pattern key for this full name alone: PEFT matches `(.*\.)?(key)$`, and `^` leaves no room in front."""
-    return "^" + re.escape(full)
-
-
 def lora_config(
     loras: Mapping[str, LoRA], saved: Collection[str], *, head: Head, layout: Layout, base_model: str
 ) -> dict[str, Any]:
-    """The contents of `adapter_config.json`.
+    r"""The contents of `adapter_config.json`.
 
         r = R = max r_i     lora_alpha = s·R     compact: rank_pattern r_i, alpha_pattern s_i·r_i
 
     loras: what is written, by our name; `uniform` expects one rank and one scale.  saved: modules written in full.
-    `uniform` lists full names, for servers that iterate over target_modules; `compact` is one anchored expression.
+
+    Targets and pattern keys are full names as they stand: each matches its own module and no other in every PEFT from
+    0.13 on.  PEFT 0.15 and later match `(.*\.)?(key)$`, where a dot of the key stands for any character, and no name
+    of this table is another's end; 0.14 and earlier match `.*\.key$`, which no full name does, and then look the name
+    itself up, which neither `^` nor an escaped dot may alter.
     """
     task_type, prefix = TASKS[head]
     largest = max(loras.values(), key=lambda lora: lora.A.shape[0])
     names = {full_name(module, prefix): lora for module, lora in loras.items()}
     compact = layout == "compact"
-    one_of = "|".join(re.escape(name) for name in names)
     return {
         "peft_type": "LORA",
         "task_type": task_type,
@@ -131,9 +129,9 @@ def lora_config(
         "lora_dropout": 0.0,
         "r": largest.A.shape[0],
         "lora_alpha": _alpha(largest),
-        "target_modules": f"^({one_of})$" if compact else list(names),
-        "rank_pattern": {anchored(name): lora.A.shape[0] for name, lora in names.items()} if compact else {},
-        "alpha_pattern": {anchored(name): _alpha(lora) for name, lora in names.items()} if compact else {},
+        "target_modules": list(names),
+        "rank_pattern": {name: lora.A.shape[0] for name, lora in names.items()} if compact else {},
+        "alpha_pattern": {name: _alpha(lora) for name, lora in names.items()} if compact else {},
         "modules_to_save": [full_name(module, prefix) for module in saved] or None,
     }
 

@@ -6,6 +6,7 @@ import ast
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from strategies import all_equal, array_of, dyadics, exact, gates
 from sora_ref.backends import get
 from sora_ref.errors import SoRAError
 from sora_ref.linear import SoRA
+from sora_ref.models.bert import LINEAR_KINDS
 from sora_ref.peft import adapters_from, export_adapter, read_adapter
 from sora_ref.peft.format import FILES, Head, Layout
 from sora_ref.prune import delta, kept_components, prune
@@ -142,10 +144,9 @@ def test_compact_gives_each_module_its_rank_and_scale_by_its_full_name_alone(tmp
     adapters = {QUERY: adapter([1, 0, -2]), DENSE: adapter([0, 0]), LAST: adapter([3], s=0.75)}
     report = export(tmp_path / "a", adapters, classifier() | norm())
     config = config_of(tmp_path / "a")
-    query, last = (rf"bert\.encoder\.layer\.{name}" for name in (r"1\.attention\.self\.query", r"11\.output\.dense"))
-    assert config["target_modules"] == f"^({query}|{last})$"
-    assert config["rank_pattern"] == {f"^{query}": 2, f"^{last}": 1}
-    assert config["alpha_pattern"] == {f"^{query}": 4, f"^{last}": 0.75}
+    assert config["target_modules"] == [f"bert.{QUERY}", f"bert.{LAST}"]
+    assert config["rank_pattern"] == {f"bert.{QUERY}": 2, f"bert.{LAST}": 1}
+    assert config["alpha_pattern"] == {f"bert.{QUERY}": 4, f"bert.{LAST}": 0.75}
     assert (config["r"], config["lora_alpha"], config["task_type"]) == (2, 4, "SEQ_CLS")
     assert config["modules_to_save"] == ["classifier", f"bert.{NORM}"]
     assert report.modules_to_save == ("classifier", NORM)
@@ -154,6 +155,30 @@ def test_compact_gives_each_module_its_rank_and_scale_by_its_full_name_alone(tmp
     np.testing.assert_array_equal(
         tensors[f"base_model.model.bert.{QUERY}.lora_B.weight"], [[-1, 6], [-4, 12], [-7, 18]]
     )
+
+
+@pytest.mark.parametrize("prefix", ["", "bert."])
+def test_full_name_as_a_pattern_matches_its_own_module_and_no_other(prefix: str) -> None:
+    r"""For both ways PEFT has matched: `.*\.key$`, then the name itself (to 0.14); `(.*\.)?(key)$` (from 0.15)."""
+    block = [f"encoder.layer.{n}.{kind}" for n in range(24) for kind in LINEAR_KINDS.values()]
+    names = [prefix + name for name in (*block, "pooler.dense")]
+    for key in names:
+        assert [name for name in names if re.match(rf"(.*\.)?({key})$", name)] == [key]
+        assert [name for name in names if re.match(rf".*\.{key}$", name)] == []
+
+
+def test_export_of_before_with_anchored_and_escaped_patterns_is_read_the_same(tmp_path: Path) -> None:
+    export(tmp_path / "a", {QUERY: adapter([1, 2], s=3), LAST: adapter([1], s=0.5)})
+    now, config = read_adapter(tmp_path / "a"), config_of(tmp_path / "a")
+    for pattern in ("rank_pattern", "alpha_pattern"):
+        config[pattern] = {"^" + re.escape(name): value for name, value in config[pattern].items()}
+    config["target_modules"] = f"^({'|'.join(map(re.escape, config['target_modules']))})$"
+    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(config))
+    before = read_adapter(tmp_path / "a")
+    for module, (A, B, s) in now.loras.items():
+        assert all_equal(before.loras[module].A, A)
+        assert all_equal(before.loras[module].B, B)
+        assert before.loras[module].s == s
 
 
 def test_uniform_pads_to_one_rank_and_needs_no_pattern(tmp_path: Path) -> None:
