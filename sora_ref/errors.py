@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 _MOST = 80  # characters of a value that a sentence quotes
+_NO_TEXT = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}  # controls, marks, what has no meaning yet, separators of lines
 
 
 class SoRAError(ValueError):
@@ -16,10 +17,19 @@ class SoRAError(ValueError):
 
 def printable(text: str) -> str:
     """The text with every character that is no plain text (a terminal's escapes, marks of direction) as its escape."""
-    return "".join(c if c == "\n" or unicodedata.category(c)[0] != "C" else ascii(c)[1:-1] for c in text)
+    return "".join(c if c == "\n" or unicodedata.category(c) not in _NO_TEXT else ascii(c)[1:-1] for c in text)
 
 
 def shown(value: object, most: int = _MOST) -> str:
     """How a sentence quotes a value that came from outside: its repr, printable, cut after `most` characters."""
-    whole = printable(repr(value[: most + 1] if isinstance(value, str | bytes) else value))
+    try:
+        whole = printable(repr(value[: most + 1] if isinstance(value, str | bytes) else value)[: most + 3])
+    except (ValueError, RecursionError):  # an int of thousands of digits, lists within lists without end
+        whole = f"a value of type {type(value).__name__}"
     return whole if len(whole) <= most + 2 else f"{whole[:most]}…"
+
+
+def brief(text: str, most: int = 3 * _MOST) -> str:
+    """How a sentence takes in another's words, a library's say: printable, in one line, cut after `most` characters."""
+    line = printable(" ".join(text[: 4 * most].split()))
+    return line if len(line) <= most else f"{line[:most]}…"

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta, Struct
 
 from sora_ref import SPEC_VERSION, Moments, TrainState, __version__
 from sora_ref.checks import require
-from sora_ref.errors import SoRAError
+from sora_ref.errors import SoRAError, printable, shown
+from sora_ref.run import layout
 from sora_ref.run.setup import Labels, Setup
 from sora_ref.run.transfer import fetch
+from sora_ref.storage.documents import convert
 from sora_ref.storage.files import read_tensors, tensor_bytes, write_bytes
 
 FORMAT = 1
-_PARTS = ("params", "m", "v")
+_EXPECTED = "a checkpoint of sora-ref"
+_Whole = Annotated[int, Meta(ge=0, le=2**53)]
+_NonNegative = Annotated[float, Meta(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -28,13 +35,24 @@ class Position:
     loss_sum, loss_steps: losses not logged yet;  seconds: training time so far;  threshold_sum: Σ of scalar thresholds.
     """
 
-    step: int = 0
-    stage: int = 0
-    stage_step: int = 0
+    step: _Whole = 0
+    stage: _Whole = 0
+    stage_step: _Whole = 0
     loss_sum: float = 0.0
-    loss_steps: int = 0
-    seconds: float = 0.0
-    threshold_sum: float = 0.0
+    loss_steps: _Whole = 0
+    seconds: _NonNegative = 0.0
+    threshold_sum: _NonNegative = 0.0
+
+
+class Facts(Struct, frozen=True, kw_only=True):
+    """What a checkpoint says in words beside its tensors; see `Trained`."""
+
+    t: _Whole
+    position: Position
+    scales: dict[str, float]
+    labels: Labels
+    base: str
+    moments: bool
 
 
 @dataclass(frozen=True)
@@ -71,7 +89,12 @@ def trained_of(setup: Setup, state: TrainState, position: Position, base: str, *
 
 
 def checkpoint_bytes(trained: Trained) -> bytes:
-    """The file's contents; `read_checkpoint` gives `trained` back."""
+    """The file's contents; `read_checkpoint` gives `trained` back.  SoRAError for a sum that is not finite."""
+    at = trained.position
+    for name, value, remedy in (("losses", at.loss_sum, "train.lr"), ("thresholds", at.threshold_sum, "gate.strength")):
+        require(
+            math.isfinite(value), f"the sum of {name} is {value} at step {at.step}: expected a number; lower {remedy}"
+        )
     tensors = {f"params/{name}": array for name, array in trained.params.items()}
     for name, (m, v) in (trained.moments or {}).items():
         tensors |= {f"m/{name}": m, f"v/{name}": v}
@@ -90,24 +113,17 @@ def checkpoint_bytes(trained: Trained) -> bytes:
 
 
 def read_checkpoint(path: Path) -> Trained:
-    """What `checkpoint_bytes` made; SoRAError where the file is missing, damaged or of another format."""
-    tensors, facts = read_tensors(path)
-    require(facts.get("format") == FORMAT, f"{path}: checkpoint format {facts.get('format')}: expected {FORMAT}")
-    parts: dict[str, dict[str, np.ndarray]] = {part: {} for part in _PARTS}
-    for key, array in tensors.items():
-        part, _, name = key.partition("/")
-        parts[part][name] = array
-    labels = facts["labels"]
-    moments = {name: Moments(parts["m"][name], parts["v"][name]) for name in parts["m"]}
-    return Trained(
-        params=parts["params"],
-        moments=moments if facts["moments"] else None,
-        t=facts["t"],
-        position=Position(**facts["position"]),
-        scales=facts["scales"],
-        labels=Labels(labels["kind"], tuple(labels["names"]), tuple(labels["metrics"])),
-        base=facts["base"],
-    )
+    """What `checkpoint_bytes` made; SoRAError where the file is missing, damaged, of another format or inconsistent."""
+    tensors, found = read_tensors(path)
+    where, number = printable(str(path)), found.get("format")
+    require(number == FORMAT, f"{where}: checkpoint format {shown(number)}: expected {FORMAT}")
+    facts = convert(found, Facts, where, _EXPECTED)
+    names = facts.labels.names
+    require(len(set(names)) == len(names), f"{where}: labels.names has one of them twice: expected names of classes")
+    require(bool(facts.labels.metrics), f"{where}: labels.metrics is empty: expected a metric")
+    params, moments = layout.split(where, tensors, facts.moments)
+    layout.require_consistent(where, params, facts.scales, facts.labels.outputs)
+    return Trained(params, moments, facts.t, facts.position, facts.scales, facts.labels, facts.base)
 
 
 def state_of(setup: Setup, trained: Trained) -> TrainState:

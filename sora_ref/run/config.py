@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -15,13 +14,14 @@ from msgspec.structs import replace
 
 from sora_ref import GATE_RULES, listed_values, stage_values
 from sora_ref.checks import require
-from sora_ref.errors import SoRAError
+from sora_ref.errors import SoRAError, printable, shown
 from sora_ref.gate import GateRule
 from sora_ref.models.bert import LINEAR_KINDS
 from sora_ref.optim import SGD, AdamW, Optimiser
 from sora_ref.run.fetch import ARTEFACTS
 from sora_ref.schedules import Schedule, algorithm_1_values, constant, linear_warmup_decay, released_linear
 from sora_ref.step import Recipe
+from sora_ref.storage.documents import decode_toml, field_and_fault, read_toml
 
 Whole = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -222,13 +222,8 @@ def load_config(path: Path | None, overrides: Mapping[str, Any]) -> Config:
     tree: dict[str, Any] = {}
     where = "the flags"
     if path is not None:
-        where = str(path)
-        try:
-            tree = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise SoRAError(f"{path}: cannot be read ({error.strerror}): expected a TOML file") from error
-        except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
-            raise SoRAError(f"{path}: not TOML ({error}): expected a configuration") from error
+        where = printable(str(path))
+        tree = read_toml(path, "a configuration")
     for dotted, value in overrides.items():
         _put(tree, dotted, value)
     try:
@@ -236,7 +231,8 @@ def load_config(path: Path | None, overrides: Mapping[str, Any]) -> Config:
         _check(config)
         config = replace(config, gate=replace(config.gate, lr=config.gate_lr))
     except msgspec.ValidationError as error:
-        raise SoRAError(f"{where}: {_plain(str(error))}") from error
+        field, fault = field_and_fault(error)
+        raise SoRAError(f"{where}: {f'{field}: ' if field else ''}{fault}") from error
     except SoRAError as error:
         raise SoRAError(f"{where}: {error}") from error
     return config
@@ -294,10 +290,10 @@ def differences(a: Config, b: Config) -> list[str]:
 def parse_override(text: str) -> tuple[str, Any]:
     """Split KEY=VALUE into key and value, the value as TOML would read it, else as a plain string."""
     key, equals, value = text.partition("=")
-    require(bool(equals) and bool(key.strip()), f"--set {text}: expected KEY=VALUE, as in train.lr=1e-3")
+    require(bool(equals) and bool(key.strip()), f"--set {shown(text)}: expected KEY=VALUE, as in train.lr=1e-3")
     try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        return key.strip(), decode_toml(f"value = {value}", "--set", "KEY=VALUE")["value"]
+    except SoRAError:
         return key.strip(), value.strip()
 
 
@@ -307,13 +303,6 @@ def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
         tree = tree.setdefault(table, {})
         require(isinstance(tree, dict), f"{dotted}: {table} is a value: expected a table")
     tree[key] = value
-
-
-def _plain(message: str) -> str:
-    """msgspec's sentence with its JSON path in the words of the file."""
-    text, _, place = message.partition(" - at `$")
-    place = place.rstrip("`").lstrip(".").replace("[...]", "")
-    return f"{place}: {text}" if place else text
 
 
 def _without_none(tree: Any) -> Any:

@@ -2,24 +2,67 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 
 from sora_ref import count_parameters, module_ranks, survival_probability
-from sora_ref.errors import SoRAError
 from sora_ref.prox import released_threshold
 from sora_ref.run.checkpoint import Position
 from sora_ref.run.config import Config
 from sora_ref.run.evaluate import predict_logits, score
 from sora_ref.run.pictures import draw_gates, draw_ranks
+from sora_ref.run.records import Measured, gate_history
 from sora_ref.run.setup import Params, Setup
 from sora_ref.run.text import Encoded
-from sora_ref.storage.files import read_lines, write_json
+from sora_ref.storage.documents import read_json
+from sora_ref.storage.files import write_json
+
+
+class Null(Struct):
+    """What thresholds alone would leave; see `null_model`."""
+
+    kept: float
+
+
+class Stage(Struct):
+    """A stage of the sparsifying scheduler in a summary."""
+
+    stage: int
+    strength: float
+    performance: Measured
+    memorization_percent: float | None
+    generalization_percent: float | None
+
+
+class Counts(Struct):
+    """The counts that `summary_lines` prints."""
+
+    kept: int
+    components: int
+    retained: int
+    total: int
+    with_gates: int
+    with_head: int
+    released: int
+
+
+class Summary(Struct):
+    """What `summary_lines` reads of a summary; it may hold more."""
+
+    task: str
+    steps: int
+    seconds: float
+    scores: dict[str, dict[str, float | None]]
+    counts: Counts
+    null: Null | None
+    stages: list[Stage]
+    survivors: str | None = None
+    device_memory: int = 0
 
 
 def finish(
@@ -58,7 +101,7 @@ def finish(
         summary["device_memory"] = setup.backend.memory()
     if ranks:
         draw_ranks(out / "ranks.png", ranks, setup.config.adapter.r)
-    history = read_lines(out / "gates.jsonl")
+    history = gate_history(out)
     if history:
         draw_gates(out / "gates.png", history)
     write_json(out / "summary.json", summary)
@@ -122,10 +165,8 @@ def read_summary(out: Path) -> dict[str, Any] | None:
     path = out / "summary.json"
     if not path.exists():
         return None
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise SoRAError(f"{path}: cannot be read ({error}): expected the summary of a run") from error
+    read_json(path, Summary, "the summary of a run")
+    return read_json(path, dict[str, Any], "the summary of a run")
 
 
 def score_words(scores: Mapping[str, float | None]) -> str:

@@ -32,11 +32,12 @@ from sora_ref.run.config import Config, differences, dump_config, load_config, w
 from sora_ref.run.evaluate import predict_logits, score
 from sora_ref.run.interrupt import stop_requested
 from sora_ref.run.loop import Run, expected_labels, log_gates, train_stage
+from sora_ref.run.records import cut_logs, stage_records
 from sora_ref.run.setup import Labels, Say, base_digest, initial_params, make_setup, read_task
 from sora_ref.run.summary import finish, read_summary
 from sora_ref.run.text import encode
 from sora_ref.run.versions import changed, versions
-from sora_ref.storage.files import is_scrap, keep_lines, read_lines, sweep, write_bytes, write_json, write_text
+from sora_ref.storage.files import is_scrap, keep_lines, sweep, write_bytes, write_json, write_text
 
 
 def train(
@@ -107,8 +108,7 @@ def _resume_point(run: Run, say: Say) -> tuple[TrainState, Position]:
     require(same, f"{found[-1]}: its parameters are not those of {run.out / 'config.toml'}")
     for line in changed(run.out / "versions.json"):
         say(f"warning: {line}; the resumed run may differ in its last bits")
-    for log in ("metrics.jsonl", "gates.jsonl"):
-        keep_lines(run.out / log, trained.position.step)
+    cut_logs(run.out, trained.position.step)
     say(f"{run.out}: resumed at step {trained.position.step}")
     return ckpt.state_of(run.setup, trained), trained.position
 
@@ -156,10 +156,7 @@ def _stages(
         nonzero = count_parameters(adapters, hidden=run.setup.model.bert.hidden_size).with_gates
         return Performance(nonzero, memorized, generalized)
 
-    def finished() -> list[dict[str, Any]]:
-        return [record for record in read_lines(run.out / "metrics.jsonl") if record["kind"] == "stage"]
-
-    done = finished()
+    done = stage_records(run.out)
     require(
         len(done) >= position.stage,
         f"{run.out / 'metrics.jsonl'}: results of {len(done)} stages: expected those of all {position.stage} done",
@@ -172,7 +169,7 @@ def _stages(
         write_bytes(run.out / "stages" / f"stage-{result.stage.k:02d}.safetensors", ckpt.checkpoint_bytes(trained))
         run.log({"step": at.step, "kind": "stage", **_stage_record(result)})
         run.save(state, at)
-    return state, at, finished()
+    return state, at, stage_records(run.out)
 
 
 def _performance(logged: Mapping[str, Any]) -> Performance:

@@ -10,9 +10,10 @@ from typing import Any
 from msgspec.structs import replace as replace_fields
 
 from sora_ref.checks import require
-from sora_ref.errors import SoRAError
+from sora_ref.errors import SoRAError, printable
 from sora_ref.run.checkpoint import Trained, checkpoints, read_checkpoint
 from sora_ref.run.config import Config, load_config
+from sora_ref.run.layout import require_fits
 from sora_ref.run.setup import Params, Say, Setup, base_digest, make_setup
 
 ADAPTER = "adapter.safetensors"
@@ -57,17 +58,21 @@ def load_trained(
 
     overrides: of the configuration; only backend and dtype make sense.  The precision of training goes with them: under
     others the work has that of its dtype.
-    Raises SoRAError where the base model's weights are not those it was trained on.
+    Raises SoRAError where the base model's weights are not those it was trained on, or the tensors are not for it.
     """
     config_file, file = find_checkpoint(path, stage)
     changes = {"precision": None, **overrides} if overrides else {}
     config = _relocated(load_config(config_file, changes), config_file.parent)
     trained = read_checkpoint(file)
-    setup = replace(make_setup(config, trained.labels, say), scales=trained.scales)
+    made = make_setup(config, trained.labels, say)
+    same = made.scales.keys() == trained.scales.keys()
+    require(same, f"{printable(str(file))}: adapts other modules than {config_file.name} beside it says")
+    setup = replace(made, scales=trained.scales)
     require(
         trained.base == base_digest(setup),
         f"{setup.folder}: its weights are not those {file} was trained on (sha256 differs)",
     )
+    require_fits(printable(str(file)), trained.params, setup.model, trained.scales)
     send = setup.backend.from_host
     params = {name: send(array.astype(config.dtype, copy=False)) for name, array in trained.params.items()}
     return Loaded(setup, trained, params, file)

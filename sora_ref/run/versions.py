@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from threadpoolctl import threadpool_info
 
 from sora_ref import SPEC_VERSION, __version__
+from sora_ref.errors import SoRAError, brief, shown
+from sora_ref.storage.documents import read_json
 
 
 def versions() -> dict[str, str]:
@@ -33,10 +35,16 @@ def versions() -> dict[str, str]:
 def changed(path: Path) -> list[str]:
     """A sentence for each entry of a run's versions.json that is another now."""
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        before = None
-    if not isinstance(before, dict):
+        before = read_json(path, dict[str, Any], "the versions of a run")
+    except SoRAError:
         return [f"{path} cannot be read, so versions cannot be compared"]
     now = versions()
-    return [f"{name} was {before.get(name)} and is {value}" for name, value in now.items() if before.get(name) != value]
+    return [
+        f"{name} was {_was(before.get(name))} and is {value}"
+        for name, value in now.items()
+        if before.get(name) != value
+    ]
+
+
+def _was(value: Any) -> str:
+    return brief(value) if isinstance(value, str) else shown(value)

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import stat
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -17,67 +16,16 @@ from typing import Any
 import numpy as np
 
 from sora_ref.checks import require
-from sora_ref.errors import SoRAError, printable
+from sora_ref.errors import SoRAError, brief, printable, shown
+from sora_ref.storage.documents import Stepped, decode_json, read_json_lines
 from sora_ref.storage.folder import flush_folder
+from sora_ref.storage.regular import read_regular as read_regular
+from sora_ref.storage.regular import require_regular as require_regular
 from sora_ref.storage.weights import canonical
 
 _DIGEST = "sha256"
 _OURS = r"config\.toml|(versions|summary|memorization_ids)\.json|(metrics|gates)\.jsonl|(ranks|gates)\.png"
-_NO_FILES = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
 _SCRAP = re.compile(rf"\.({_OURS}|(step|stage)-\d+\.safetensors)\.[a-z0-9_]{{8}}")
-
-
-def require_regular(path: Path, expected: str) -> None:
-    """SoRAError, "… expected {expected}", unless `path` leads to a file that can be opened and read to its end.
-
-    Refused by name: what is missing, a folder, a named pipe, a socket, a device (which could wait for ever), a circle
-    of links, what may not be read, and what no file can be called.  Nothing but a regular file is ever opened.
-    """
-    os.close(_open_regular(path, expected))
-
-
-def read_regular(path: Path, expected: str) -> bytes:
-    """The bytes of a regular file; SoRAError as `require_regular` says, or where the disk fails."""
-    descriptor = _open_regular(path, expected)
-    try:
-        with os.fdopen(descriptor, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise SoRAError(
-            f"{printable(str(path))}: cannot be read ({error.strerror or error}): expected {expected}"
-        ) from error
-
-
-def _open_regular(path: Path, expected: str) -> int:
-    name = printable(str(path))
-    try:
-        _require_regular(name, os.stat(path), expected)
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except FileNotFoundError as error:
-        raise SoRAError(f"{name}: no such file: expected {expected}") from error
-    except OSError as error:
-        raise SoRAError(f"{name}: cannot be read ({error.strerror or error}): expected {expected}") from error
-    except SoRAError:
-        raise
-    except ValueError as error:  # a zero character, or half of a character's code, is in no file's name
-        raise SoRAError(f"{name}: no file can be called that ({error}): expected {expected}") from error
-    try:
-        _require_regular(name, os.fstat(descriptor), expected)  # it may have been exchanged meanwhile
-    except SoRAError:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _require_regular(name: str, found: os.stat_result, expected: str) -> None:
-    kind = stat.S_IFMT(found.st_mode)
-    require(kind == stat.S_IFREG, f"{name}: {_NO_FILES.get(kind, 'no file')}: expected {expected}")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -156,18 +104,27 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """What `tensor_bytes` made; SoRAError, naming the file, where it is missing, truncated or changed."""
     from safetensors import SafetensorError, safe_open
 
+    where, expected = printable(str(path)), "a checkpoint of sora-ref"
+    require_regular(path, expected)
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except OSError as error:
-        raise SoRAError(f"{path}: cannot be read ({error.strerror or error}): expected a checkpoint") from error
+        raise SoRAError(f"{where}: cannot be read ({error.strerror or error}): expected {expected}") from error
     except SafetensorError as error:
-        raise SoRAError(f"{path}: truncated or no safetensors file ({error}): expected a checkpoint") from error
+        raise SoRAError(
+            f"{where}: truncated or no safetensors file ({brief(str(error))}): expected {expected}"
+        ) from error
+    except (TypeError, AttributeError, ValueError) as error:  # bfloat16, float8, a hundred dimensions
+        raise SoRAError(f"{where}: holds what NumPy has not ({brief(str(error))}): expected {expected}") from error
     stored = metadata.pop(_DIGEST, None)
-    require(stored is not None, f"{path}: no {_DIGEST} in its metadata: expected a checkpoint of sora-ref")
-    require(stored == _digest(tensors, metadata), f"{path}: damaged, its {_DIGEST} does not match its contents")
-    return tensors, {key: json.loads(value) for key, value in metadata.items()}
+    require(stored is not None, f"{where}: no {_DIGEST} in its metadata: expected {expected}")
+    require(stored == _digest(tensors, metadata), f"{where}: damaged, its {_DIGEST} does not match its contents")
+    return tensors, {
+        key: decode_json(value, Any, f"{where}: {shown(key)} of its metadata", expected)
+        for key, value in metadata.items()
+    }
 
 
 def file_digest(path: Path) -> str:
@@ -188,31 +145,19 @@ def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
         ) from error
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole JSON lines of a file, without a last one that a kill cut short; none where there is no file.
+def keep_lines(path: Path, last_step: int, kind: Any = Stepped) -> None:
+    """Drop the records of steps after `last_step`, and any line cut short: what a resumed run will write again.
 
-    Raises SoRAError, naming file and line, where a whole line is no JSON object.
+    kind: the records' type, with an int `step`.  Lines that stay keep their bytes; where all stay, so does the file.
+    Raises SoRAError, naming file and line, where a whole line is no such record.
     """
     if not path.exists():
-        return []
-    try:
-        whole = path.read_bytes().split(b"\n")[:-1]
-    except OSError as error:
-        raise SoRAError(f"{path}: cannot be read ({error.strerror}): expected JSON lines") from error
-    records = []
-    for number, line in enumerate(whole, start=1):
-        try:
-            records.append(dict(json.loads(line)))
-        except (ValueError, TypeError) as error:
-            raise SoRAError(f"{path}, line {number}: damaged ({error}): expected a JSON object in UTF-8") from error
-    return records
-
-
-def keep_lines(path: Path, last_step: int) -> None:
-    """Drop the records of steps after `last_step`, and any line cut short: what a resumed run will write again."""
-    if path.exists():
-        kept = [record for record in read_lines(path) if record["step"] <= last_step]
-        write_text(path, "".join(to_json(record) + "\n" for record in kept))
+        return
+    steps = [record.step for record in read_json_lines(path, kind, "a log of a run")]
+    *whole, rest = read_regular(path, "a log of a run").split(b"\n")
+    if rest or any(step > last_step for step in steps):
+        kept = (line + b"\n" for line, step in zip(whole, steps, strict=True) if step <= last_step)
+        write_bytes(path, b"".join(kept))
 
 
 def _digest(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:

@@ -299,11 +299,11 @@ def test_fault_of_a_flag_is_said_of_the_flags() -> None:
 
 def test_file_that_is_missing_or_no_toml_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
-    assert fault(path) == f"{path}: cannot be read (No such file or directory): expected a TOML file"
-    assert f"{tmp_path}: cannot be read" in fault(tmp_path)
+    assert fault(path) == f"{path}: no such file: expected a configuration"
+    assert f"{tmp_path}: a folder" in fault(tmp_path)
     for data in (b"seed = ", b"[train", b"seed = 1\nseed = 2", b"\xff\xfe", b"\0"):
         path.write_bytes(data)
-        assert fault(path).startswith(f"{path}: not TOML (")
+        assert fault(path).startswith(f"{path}: damaged, not TOML (")
 
 
 @pytest.mark.parametrize("name", GATE_RULES)

@@ -17,11 +17,11 @@ from safetensors.numpy import save_file
 
 from sora_ref.errors import SoRAError
 from sora_ref.storage import files as module
+from sora_ref.storage.documents import read_json_lines
 from sora_ref.storage.files import (
     append_lines,
     file_digest,
     keep_lines,
-    read_lines,
     read_tensors,
     tensor_bytes,
     write_bytes,
@@ -146,7 +146,9 @@ def test_file_below_a_file_is_refused(tmp_path: Path) -> None:
         max_size=4,
     ),
     facts=st.dictionaries(
-        st.text().filter(lambda key: key != "sha256"), st.floats(allow_nan=False) | st.text() | st.none(), max_size=3
+        st.text().filter(lambda key: key != "sha256"),
+        st.floats(allow_nan=False, allow_infinity=False) | st.text() | st.none(),
+        max_size=3,
     ),
 )
 def test_tensors_and_facts_come_back_bit_for_bit(
@@ -212,8 +214,8 @@ def test_another_file_of_tensors_is_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
-    for path in (tmp_path / "none", tmp_path):
-        with pytest.raises(SoRAError, match=f"{path}: cannot be read"):
+    for path, said in ((tmp_path / "none", "no such file"), (tmp_path, "a folder")):
+        with pytest.raises(SoRAError, match=f"{path}: {said}: expected a checkpoint of sora-ref"):
             read_tensors(path)
 
 
@@ -237,6 +239,10 @@ def test_digest_covers_names_dtypes_shapes_values_and_facts() -> None:
 def test_file_digest_is_sha256_of_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     assert file_digest(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180
+
+
+def read_lines(path: Path) -> list[Any]:
+    return read_json_lines(path, dict[str, Any], "a log")
 
 
 RECORDS: list[dict[str, Any]] = [{"step": k, "loss": 0.1 * k, "text": "ü\n"} for k in range(4)]
