@@ -211,12 +211,11 @@ def test_metadata_that_is_no_json_is_a_sentence(run: Path, tmp_path: Path, monke
         one_sentence(lambda: read_checkpoint(path), path, "'position' of its metadata: ")
 
 
-@pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3", "F8_E5M2"])
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2"])  # and BF16, until something imports ml_dtypes
 def test_a_dtype_that_numpy_has_not_is_a_sentence(dtype: str, tmp_path: Path) -> None:
-    size = 2 if dtype == "BF16" else 1
-    header = json.dumps({"x": {"dtype": dtype, "shape": [1], "data_offsets": [0, size]}}).encode()
+    header = json.dumps({"x": {"dtype": dtype, "shape": [1], "data_offsets": [0, 1]}}).encode()
     path = tmp_path / "x.safetensors"
-    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(1))
     one_sentence(lambda: read_tensors(path), path, "holds what NumPy has not")
 
 
