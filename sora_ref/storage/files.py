@@ -7,7 +7,8 @@ import json
 import math
 import os
 import re
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ from sora_ref.storage.regular import require_regular as require_regular
 from sora_ref.storage.weights import canonical
 
 _DIGEST = "sha256"
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _OURS = r"config\.toml|(versions|summary|memorization_ids)\.json|(metrics|gates)\.jsonl|(ranks|gates)\.png"
 _SCRAP = re.compile(rf"\.({_OURS}|(step|stage)-\d+\.safetensors)\.[a-z0-9_]{{8}}")
 
@@ -31,27 +33,39 @@ _SCRAP = re.compile(rf"\.({_OURS}|(step|stage)-\d+\.safetensors)\.[a-z0-9_]{{8}}
 def write_bytes(path: Path, data: bytes) -> None:
     """Write the whole file or leave what was there: a temporary sibling, flushed to disk, then renamed over `path`.
 
+    A new file may be read by whom the process's umask lets read it; one that replaces another keeps its permissions.
     Raises SoRAError where the folder cannot be written or the disk is full.
     """
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
+        before = _permissions(path)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        with os.fdopen(os.open(temporary, _NEW, 0o666 if before is None else before), "wb") as file:
+            if before is not None:
+                os.chmod(temporary, before)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
         flush_folder(path.parent)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: what no file can be called
         raise SoRAError(
-            f"{path}: cannot be written ({error.strerror}): expected a writable folder with room"
+            f"{printable(str(path))}: cannot be written ({getattr(error, 'strerror', None) or error}): "
+            "expected a writable folder with room"
         ) from error
     finally:
         if temporary is not None:
-            with suppress(OSError):  # renamed, where all went well
+            with suppress(OSError, ValueError):  # renamed, where all went well
                 os.unlink(temporary)
+
+
+def _permissions(path: Path) -> int | None:
+    """Those of the file that stands there, links not followed; None where there is none."""
+    with suppress(FileNotFoundError):
+        found = os.lstat(path).st_mode
+        return stat.S_IMODE(found) & 0o777 if stat.S_ISREG(found) else None
+    return None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -141,7 +155,7 @@ def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
                 file.write(to_json(record) + "\n")
     except OSError as error:
         raise SoRAError(
-            f"{path}: cannot be written ({error.strerror}): expected a writable folder with room"
+            f"{printable(str(path))}: cannot be written ({error.strerror}): expected a writable folder with room"
         ) from error
 
 

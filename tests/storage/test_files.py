@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def fail_at(patch: pytest.MonkeyPatch, call: str, stop: BaseException) -> None:
         patch.setattr(Path, "mkdir", fail)
         return
     if call == "open":
-        patch.setattr(tempfile, "mkstemp", fail)
+        patch.setattr(module.os, "open", fail)
         return
     if call.startswith("folder"):
         patch.setattr(module, "flush_folder", fail)
@@ -79,12 +80,11 @@ def fail_at(patch: pytest.MonkeyPatch, call: str, stop: BaseException) -> None:
     patch.setattr(os, name, fail)
 
 
-def test_written_file_holds_the_bytes_and_may_be_read_by_others(tmp_path: Path) -> None:
+def test_written_file_holds_the_bytes(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "file"
     write_bytes(path, b"one")
     write_bytes(path, b"two")
     assert path.read_bytes() == b"two"
-    assert path.stat().st_mode & 0o777 == 0o644
     assert [p.name for p in path.parent.iterdir()] == ["file"]
     write_text(path, "ü\n")
     assert path.read_bytes() == b"\xc3\xbc\n"
@@ -92,8 +92,80 @@ def test_written_file_holds_the_bytes_and_may_be_read_by_others(tmp_path: Path) 
     assert path.read_text(encoding="utf-8") == '{\n  "ü": [\n    1\n  ]\n}\n'
 
 
-@pytest.mark.parametrize("before", [None, b"old"])
-@pytest.mark.parametrize("call", CALLS)
+@pytest.fixture
+def umask() -> Iterator[Callable[[int], None]]:
+    """Sets the process's, and puts back what was there."""
+    before = os.umask(0)
+    os.umask(before)
+
+    def put(mask: int) -> None:
+        os.umask(mask)
+
+    yield put
+    os.umask(before)
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o002, 0o022, 0o027, 0o077])
+def test_a_new_file_is_open_to_whom_the_umask_lets(tmp_path: Path, umask: Callable[[int], None], mask: int) -> None:
+    umask(mask)
+    write_bytes(tmp_path / "new", b"one")
+    append_lines(tmp_path / "log", [{}])
+    for name in ("new", "log"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644, 0o666, 0o400])
+def test_a_file_that_replaces_another_keeps_its_permissions(
+    tmp_path: Path, umask: Callable[[int], None], mode: int
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"one")
+    path.chmod(mode)
+    umask(0o022)
+    write_bytes(path, b"two")
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"two", mode)
+
+
+def test_a_file_that_replaces_a_link_has_no_permissions_of_what_it_led_to(
+    tmp_path: Path, umask: Callable[[int], None]
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"")
+    secret.chmod(0o777)
+    (tmp_path / "link").symlink_to(secret)
+    umask(0o077)
+    write_bytes(tmp_path / "link", b"two")
+    assert not (tmp_path / "link").is_symlink()
+    assert (tmp_path / "link").stat().st_mode & 0o777 == 0o600
+    assert secret.read_bytes() == b""
+
+
+def test_no_file_is_ever_more_open_than_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"one")
+    path.chmod(0o600)
+    opened, modes = os.open, []
+
+    def watch(name: Any, flags: int, mode: int = 0o777, **rest: Any) -> int:
+        modes.append(mode)
+        return opened(name, flags, mode, **rest)
+
+    monkeypatch.setattr(os, "open", watch)
+    write_bytes(path, b"two")
+    assert modes[0] == 0o600
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800b", "x" * 300])
+def test_a_name_that_no_file_can_have_is_a_sentence(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SoRAError, match=r"cannot be written \(.*\): expected a writable folder") as refused:
+        write_bytes(tmp_path / name, b"")
+    assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("call", "before"),
+    [(call, before) for call in CALLS for before in (None, b"old") if (call, before) != ("chmod", None)],
+)
 def test_disk_that_refuses_at_any_call_loses_nothing_and_leaves_no_scrap(
     tmp_path: Path, call: str, before: bytes | None
 ) -> None:
@@ -120,7 +192,7 @@ def test_interruption_at_any_call_keeps_the_old_file(tmp_path: Path, call: str) 
     assert path.read_bytes() == b"old"
 
 
-@pytest.mark.parametrize("call", ["write", "fsync", "chmod", "replace"])
+@pytest.mark.parametrize("call", ["write", "fsync", "replace"])
 def test_interruption_at_any_call_leaves_no_scrap(tmp_path: Path, call: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         fail_at(patch, call, KeyboardInterrupt())
