@@ -14,6 +14,8 @@ from sora_ref.checks import require, require_finite_number
 
 Schedule = Callable[[int], float]
 
+MOST_STAGES = 10_000  # of a run: a step of 1e-300 would ask for more than there is memory for
+
 
 def constant(peak: float) -> Schedule:
     """η_t = peak."""
@@ -60,7 +62,7 @@ def stage_values(kind: str, start: float, stop: float, stages: int) -> tuple[flo
     the larger end with expm1 and log1p, which does not overflow), "exp_linear" (equal steps of log ξ;
     start > 0).  Released code: the same four names.
     """
-    require(stages >= 1, f"{stages} stages: expected at least 1")
+    _check_stages(stages)
     for name, value in (("start", start), ("stop", stop)):
         require_finite_number(f"schedule {name}", value, least=0)
     require(kind != "exp_linear" or start > 0 < stop, f"exp_linear from {start} to {stop}: expected both above 0")
@@ -74,6 +76,7 @@ def stage_values(kind: str, start: float, stop: float, stages: int) -> tuple[flo
 def listed_values(values: Sequence[float]) -> tuple[float, ...]:
     """A list given outright, checked: finite, ≥ 0, not empty.  (In the released code a list raises; SORA-SCHED-3.)"""
     require(len(values) > 0, "an empty list of stages: expected at least one value")
+    _check_stages(len(values))
     for k, value in enumerate(values):
         require_finite_number(f"value {k} of the schedule", value, least=0)
     return tuple(values)
@@ -92,6 +95,7 @@ def algorithm_1_values(xi0: float, xi_max: float, delta: float, *, overshoot: bo
     require(xi_max >= xi0, f"xi_max {xi_max} lies below xi0 {xi0}: expected at least xi0")
     first, last, step = (Fraction(repr(float(value))) for value in (xi0, xi_max, delta))
     stages = math.floor((last - first) / step) + 1 + overshoot
+    _check_stages(stages)
     return tuple(float(first + k * step) for k in range(stages))
 
 
@@ -116,6 +120,11 @@ _INTERPOLATIONS: dict[str, Callable[[float, float, int, int], float]] = {
     "log_linear": _log_linear,
     "exp_linear": lambda start, stop, k, n: math.exp(_linear(math.log(start), math.log(stop), k, n)),
 }
+
+
+def _check_stages(stages: int) -> None:
+    require(stages >= 1, f"{stages} stages: expected at least 1")
+    require(stages <= MOST_STAGES, f"more than {MOST_STAGES:,} stages: expected at most that many")
 
 
 def _check_steps(peak: float, total: int, warmup: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from itertools import pairwise
@@ -62,6 +63,21 @@ def test_released_schedule_starts_at_zero_and_ends_above_zero() -> None:
     assert released_linear(8.0, 4, 4)(5) == 0
     assert released_linear(8.0, 5, 4)(5) == 8  # one step of decay, and it starts from the peak
     assert {type(make(3, 5, 2)(t)) for make in (linear_warmup_decay, released_linear) for t in range(1, 6)} == {float}
+
+
+@pytest.mark.exact("SORA-SCHED-3", "SORA-SCHED-4")
+def test_schedule_of_more_stages_than_a_run_can_have_is_refused_before_it_is_built() -> None:
+    makes: tuple[Callable[[], object], ...] = (
+        lambda: stage_values("linear", 0.0, 1.0, 10**9),
+        lambda: algorithm_1_values(0.0, 1.0, 1e-300),
+        lambda: algorithm_1_values(0.0, 1.0, 1e-4, overshoot=True),
+        lambda: listed_values([0.0] * 10_001),
+    )
+    for make in makes:
+        with pytest.raises(SoRAError, match=r"^more than 10,000 stages: expected at most that many$"):
+            make()
+    assert len(algorithm_1_values(0.0, 0.9999, 1e-4)) == len(listed_values([0.0] * 10_000)) == 10_000
+    assert len(stage_values("constant", 0.0, 1.0, 10_000)) == 10_000
 
 
 def test_constant_rate_is_constant() -> None:

@@ -64,39 +64,54 @@ _new_folder = click.option("--out", required=True, type=click.Path(path_type=Pat
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The run directory.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any key of the file, e.g. train.clip=0.1.")
-@click.option("--seed", type=int)
-@click.option("--backend", help="numpy, or cupy on a GPU.")
-@click.option("--dtype", type=click.Choice(["float32", "float64"]))
+@click.option("--seed", type=int, show_default="0", help="Of every random draw.")
+@click.option("--backend", show_default="numpy", help="numpy, or cupy on a GPU.")
 @click.option(
-    "--kernels", type=click.Choice(["backend", "reference"]), help="Faster operations, or the specification's."
+    "--dtype",
+    type=click.Choice(["float32", "float64"]),
+    show_default="float32",
+    help="Of the work; float64 for checks.",
+)
+@click.option(
+    "--kernels",
+    type=click.Choice(["backend", "reference"]),
+    show_default="backend",
+    help="Faster operations, or the specification's.",
 )
 @click.option(
     "--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16"]), help="Of float32 matrix products, on a GPU."
 )
-@click.option("--model", help="A Hugging Face BERT folder, or minilm, or bert-tiny.")
-@click.option("--head", type=click.Choice(["mean", "cls"]))
-@click.option("--task", help="movies, tweets, …, their -rating forms, glue:TASK, or table.")
+@click.option("--model", show_default="minilm", help="A Hugging Face BERT folder, or minilm, or bert-tiny.")
+@click.option(
+    "--head", type=click.Choice(["mean", "cls"]), show_default="mean", help="Mean pooling, or the pooler of token 0."
+)
+@click.option("--task", show_default="movies", help="movies, tweets, …, their -rating forms, glue:TASK, or table.")
 @click.option("--data", help="The task's folder.")
-@click.option("--rank", type=int, help="r_max of every module.")
-@click.option("--rule", help="The gate rule, e.g. adamw-xi, paper, released.")
-@click.option("--strength", type=float, help="xi or lambda of the gate rule.")
-@click.option("--epochs", type=int)
-@click.option("--batch", type=int)
-@click.option("--lr", type=float)
+@click.option("--rank", type=int, show_default="8", help="r_max of every module.")
+@click.option("--rule", show_default="paper", help="The gate rule, e.g. paper, adamw-xi, released.")
+@click.option("--strength", type=float, show_default="0.0022", help="xi or lambda of the gate rule.")
+@click.option("--epochs", type=int, show_default="1", help="Passes over the training split.")
+@click.option("--batch", type=int, show_default="32", help="Examples a step.")
+@click.option("--lr", type=float, show_default="0.001", help="Peak learning rate; the gates have gate.lr.")
 @_output
 def train(
     config: Path | None, out: Path, resume: bool, sets: tuple[str, ...], as_json: bool, quiet: bool, **flags: Any
 ) -> None:
     """Fine-tune a model; with [schedule] in the configuration, run the sparsifying scheduler."""
-    from sora_ref.run.config import load_config, parse_override
+    from sora_ref.run.config import load_config
+    from sora_ref.run.keys import parse_override
     from sora_ref.run.summary import summary_lines
     from sora_ref.run.train import train as run_training
 
     overrides = {_KEYS[flag]: value for flag, value in flags.items() if value is not None}
-    overrides |= dict(parse_override(text) for text in sets)
+    names = {_KEYS[flag]: f"--{flag}" for flag in flags}
+    for key, value in map(parse_override, sets):
+        if names.get(key, "").startswith("--set"):
+            raise SoRAError(f"{names[key]} is given twice: expected one value")
+        overrides[key], names[key] = value, f"--set {key}"
     if resume and config is None and (out / "config.toml").is_file():
         config = out / "config.toml"
-    summary = run_training(load_config(config, overrides), out, resume=resume, quiet=quiet, say=_say(quiet))
+    summary = run_training(load_config(config, overrides, names), out, resume=resume, quiet=quiet, say=_say(quiet))
     _show(summary, summary_lines(summary), as_json)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
 
 import msgspec
+import numpy as np
 import tomli_w
 from msgspec import Meta, Struct
 from msgspec.structs import replace
@@ -19,12 +23,13 @@ from sora_ref.gate import GateRule
 from sora_ref.models.bert import LINEAR_KINDS
 from sora_ref.optim import SGD, AdamW, Optimiser
 from sora_ref.run.fetch import ARTEFACTS
-from sora_ref.schedules import Schedule, algorithm_1_values, constant, linear_warmup_decay, released_linear
+from sora_ref.run.keys import flat, in_words, put, require_known, word
+from sora_ref.schedules import MOST_STAGES, Schedule, algorithm_1_values, constant, linear_warmup_decay, released_linear
 from sora_ref.step import Recipe
-from sora_ref.storage.documents import decode_toml, field_and_fault, read_toml
+from sora_ref.storage.documents import read_toml
 
 Whole = Annotated[int, Meta(ge=0)]
-Positive = Annotated[int, Meta(ge=1)]
+Positive = Annotated[int, Meta(ge=1, le=10**9)]
 NonNegative = Annotated[float, Meta(ge=0)]
 Probability = Annotated[float, Meta(ge=0, lt=1)]
 
@@ -132,8 +137,8 @@ class ScheduleSection(Section, frozen=True):
     start: NonNegative = 0.0
     stop: NonNegative = 0.0
     delta: float | None = None
-    stages: Positive = 1
-    values: list[float] = []
+    stages: Annotated[int, Meta(ge=1, le=MOST_STAGES)] = 1
+    values: Annotated[list[float], Meta(max_length=MOST_STAGES)] = []
     overshoot: bool = False
     epochs: Positive = 5
     reset_moments: bool = True
@@ -156,7 +161,7 @@ class Config(Section, frozen=True):
     """
 
     seed: Whole = 0
-    workers: Whole = 0
+    workers: Annotated[int, Meta(ge=0, le=1024)] = 0
     backend: str = "numpy"
     dtype: Literal["float32", "float64"] = "float32"
     kernels: Literal["backend", "reference"] = "backend"
@@ -190,7 +195,7 @@ class Config(Section, frozen=True):
     def gate_rule(self) -> GateRule:
         """The gate rule by its name, with this configuration's second L1 term where it gives one."""
         name = self.gate.rule
-        require(name in GATE_RULES, f"gate.rule is {name!r}: expected one of {', '.join(GATE_RULES)}")
+        require(name in GATE_RULES, f"gate.rule is {shown(name)}: expected one of {', '.join(GATE_RULES)}")
         rule = GATE_RULES[name]
         return rule if self.gate.loss_l1 is None else rule.replace(loss_l1=self.gate.loss_l1)
 
@@ -213,40 +218,68 @@ class Config(Section, frozen=True):
         return make(peaks[0]), make(peaks[1])
 
 
-def load_config(path: Path | None, overrides: Mapping[str, Any]) -> Config:
+def load_config(
+    path: Path | None, overrides: Mapping[str, Any], names: Mapping[str, str] = MappingProxyType({})
+) -> Config:
     """The file's configuration (the defaults where it is None) with `overrides`, dotted key -> value, put on top.
 
-    Raises SoRAError, naming file and key, for a file that cannot be read, is no TOML, or holds an unknown key or a
-    value of the wrong kind.
+    names: what the giver of an override calls it, e.g. "--epochs" for train.epochs.  Raises SoRAError for a file that
+    cannot be read or is no TOML, for an unknown key, and for a value of the wrong kind: with the file's name where the
+    file alone is at fault, else with the names of the overrides concerned.
     """
-    tree: dict[str, Any] = {}
-    where = "the flags"
-    if path is not None:
-        where = printable(str(path))
-        tree = read_toml(path, "a configuration")
+    tree = {} if path is None else read_toml(path, "a configuration")
+    alone = _fault(copy.deepcopy(tree)) if overrides else None
     for dotted, value in overrides.items():
-        _put(tree, dotted, value)
-    try:
+        try:
+            put(tree, dotted, value)
+        except SoRAError as error:
+            raise SoRAError(_blame(names, [dotted], str(error))) from error
+    fault = _fault(tree)
+    if fault is None:
         config = msgspec.convert(tree, Config)
-        _check(config)
-        config = replace(config, gate=replace(config.gate, lr=config.gate_lr))
+        return replace(config, gate=replace(config.gate, lr=config.gate_lr))
+    if path is not None and (not overrides or fault == alone):
+        raise SoRAError(f"{printable(str(path))}: {fault}")
+    concerned = [key for key in overrides if re.search(rf"(?<![\w.]){re.escape(key)}(?![\w.])", fault)]
+    section = [key for key in overrides if key.startswith(f"{re.split(r'[. ]', fault)[0]}.")]
+    raise SoRAError(_blame(names, concerned or section or list(overrides), fault))
+
+
+def _blame(names: Mapping[str, str], keys: Sequence[str], fault: str) -> str:
+    given = ", ".join(names[key] for key in keys if key in names)
+    return f"{given}: {fault}" if given else fault
+
+
+def _fault(tree: Mapping[str, Any]) -> str | None:
+    """What is wrong with these tables; None where nothing is."""
+    try:
+        require_known(tree, Config)
+        _check(msgspec.convert(tree, Config))
     except msgspec.ValidationError as error:
-        field, fault = field_and_fault(error)
-        raise SoRAError(f"{where}: {f'{field}: ' if field else ''}{fault}") from error
+        return in_words(error, tree, Config)
     except SoRAError as error:
-        raise SoRAError(f"{where}: {error}") from error
-    return config
+        return str(error)
+    return None
 
 
 def _check(config: Config) -> None:
     """What the types of the fields do not say."""
-    for key, value in _flat(msgspec.to_builtins(config)).items():
+    for key, value in flat(msgspec.to_builtins(config)).items():
         require(not isinstance(value, float) or math.isfinite(value), f"{key} is {value}: expected a finite number")
+    r, gate, kinds = config.adapter.r, config.adapter.gate, config.adapter.kinds
+    require(r > 0 or not kinds, "adapter.r is 0: expected at least 1; adapter.kinds = [] trains the head alone")
+    held = gate == "normal" or abs(gate) <= float(np.finfo(config.dtype).max)
+    require(held, f"adapter.gate is {gate}: expected a number that {config.dtype} can hold")
+    unknown = sorted(set(kinds) - set(LINEAR_KINDS))
+    some = ", ".join(LINEAR_KINDS)
+    require(not unknown, f"adapter.kinds has {', '.join(map(word, unknown))}: expected some of {some}")
     config.gate_rule()
     if config.schedule is not None:
-        config.schedule.strengths()
-    unknown = sorted(set(config.adapter.kinds) - set(LINEAR_KINDS))
-    require(not unknown, f"adapter.kinds has {', '.join(unknown)}: expected some of {', '.join(LINEAR_KINDS)}")
+        try:
+            config.schedule.strengths()
+        except SoRAError as error:
+            said = str(error)
+            raise SoRAError(said if said.startswith("schedule.") else f"schedule: {said}") from error
 
 
 def with_absolute_paths(config: Config) -> Config:
@@ -268,54 +301,14 @@ def dump_config(config: Config) -> str:
     return tomli_w.dumps(_without_none(tree))
 
 
-def known_keys(section: type[Struct], prefix: str = "") -> list[str]:
-    """Every dotted key that a file may set, in the order of the schema."""
-    keys = []
-    for field in msgspec.structs.fields(section):
-        inner = [
-            kind for kind in (field.type, *get_args(field.type)) if isinstance(kind, type) and issubclass(kind, Struct)
-        ]
-        name = f"{prefix}{field.name}"
-        keys += known_keys(inner[0], f"{name}.") if inner else [name]
-    return keys
-
-
 def differences(a: Config, b: Config) -> list[str]:
     """The dotted keys in which two configurations differ, but for those that no number depends on."""
-    flat_a, flat_b = (_flat(msgspec.to_builtins(config)) for config in (a, b))
+    flat_a, flat_b = (flat(msgspec.to_builtins(config)) for config in (a, b))
     keys = (flat_a.keys() | flat_b.keys()) - {"workers"}
     return sorted(key for key in keys if flat_a.get(key) != flat_b.get(key))
-
-
-def parse_override(text: str) -> tuple[str, Any]:
-    """Split KEY=VALUE into key and value, the value as TOML would read it, else as a plain string."""
-    key, equals, value = text.partition("=")
-    require(bool(equals) and bool(key.strip()), f"--set {shown(text)}: expected KEY=VALUE, as in train.lr=1e-3")
-    try:
-        return key.strip(), decode_toml(f"value = {value}", "--set", "KEY=VALUE")["value"]
-    except SoRAError:
-        return key.strip(), value.strip()
-
-
-def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
-    *tables, key = dotted.split(".")
-    for table in tables:
-        tree = tree.setdefault(table, {})
-        require(isinstance(tree, dict), f"{dotted}: {table} is a value: expected a table")
-    tree[key] = value
 
 
 def _without_none(tree: Any) -> Any:
     if isinstance(tree, dict):
         return {key: _without_none(value) for key, value in tree.items() if value is not None}
     return tree
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict) and key != "files":
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,6 +177,7 @@ def make_setup(config: Config, labels: Labels, say: Say | None = None) -> Setup:
     if model.head == "cls" and POOLER[0] not in weights:
         fresh = (*POOLER, *fresh)
     modules = linear_modules(bert, config.adapter.kinds)
+    _require_rank(config, bert, modules)
     frozen = {name: backend.from_host(array) for name, array in weights.items()}
     if not config.adapter.gated:
         frozen |= {f"{module}.sora_g": backend.from_host(np.ones(config.adapter.r, config.dtype)) for module in modules}
@@ -193,6 +194,16 @@ def make_setup(config: Config, labels: Labels, say: Say | None = None) -> Setup:
         ops=ops,
         forward_ops=ops.replace(**backend.forward_kernels) if config.kernels == "backend" else ops,
         tokenizer=load_tokenizer(folder, min(config.model.max_length, bert.max_position_embeddings)),
+    )
+
+
+def _require_rank(config: Config, bert: BertConfig, modules: Sequence[str]) -> None:
+    """SoRAError for more components than any of the modules can use."""
+    shapes = bert.shapes()
+    most = max((min(shapes[f"{module}.weight"]) for module in modules), default=config.adapter.r)
+    r = config.adapter.r
+    require(
+        r <= most, f"adapter.r is {r}: expected at most {most}, beyond which no layer of the model can have more rank"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,10 @@ from sora_ref.run.config import (
     TrainSection,
     differences,
     dump_config,
-    known_keys,
     load_config,
-    parse_override,
 )
 from sora_ref.run.demo import demo_config
+from sora_ref.run.keys import known_keys, parse_override
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 
@@ -55,7 +55,7 @@ KEYS = (
             "task.labels": st.none() | st.lists(WORDS, max_size=3),
             "task.header": st.booleans(),
             "adapter.kinds": st.lists(st.sampled_from(sorted(LINEAR_KINDS)), max_size=6),
-            "adapter.r": st.integers(0, 9),
+            "adapter.r": st.integers(1, 9),
             "adapter.alpha": st.floats(-1e300, 1e300),
             "adapter.gate": st.just("normal") | st.floats(-9, 9) | st.integers(-9, 9),
             "adapter.dropout": SHARES,
@@ -292,18 +292,136 @@ def test_number_that_is_not_finite_is_refused_with_its_key(tmp_path: Path, text:
     assert key in fault(write(tmp_path, text))
 
 
-def test_fault_of_a_flag_is_said_of_the_flags() -> None:
-    assert fault(None, {"train.epochs": 0}) == "the flags: train.epochs: Expected `int` >= 1"
+def test_fault_is_said_of_the_flag_that_brought_it_and_of_the_file_where_the_file_did(tmp_path: Path) -> None:
+    names = {"train.epochs": "--epochs", "schedule.stages": "--set schedule.stages", "train.batch": "--batch"}
+
+    def said(text: str, overrides: dict[str, Any]) -> str:
+        with pytest.raises(SoRAError) as caught:
+            load_config(write(tmp_path, text), overrides, names)
+        return str(caught.value)
+
+    good, file = "seed = 1", f"{tmp_path / 'run.toml'}: "
+    assert said(good, {"train.epochs": 0}) == "--epochs: train.epochs is 0: expected an integer >= 1"
+    assert said("[train]\nbatch = 0", {"train.epochs": 2}) == f"{file}train.batch is 0: expected an integer >= 1"
+    assert said("[train]\nbatch = 0", {"train.batch": -1}) == "--batch: train.batch is -1: expected an integer >= 1"
+    kind = '[schedule]\nkind = "exp_linear"\nstart = 1.0\nstop = 2.0'
+    assert said(f"{kind}\n", {"schedule.stages": 10**9}).startswith("--set schedule.stages: schedule.stages is")
+    assert said('[schedule]\nkind = "exp_linear"', {"schedule.stages": 3}).startswith(f"{file}schedule: exp_linear")
+    assert said(good, {"schedule.stages": 3}) == (
+        "--set schedule.stages: schedule.delta is missing: expected the step of algorithm-1"
+    )
+
+
+def test_file_that_a_flag_mends_is_accepted(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "[train]\nepochs = 0"), {"train.epochs": 3}).train.epochs == 3
+
+
+def test_fault_of_a_key_given_in_python_names_the_key() -> None:
+    assert fault(None, {"train.epochs": 0}) == "train.epochs is 0: expected an integer >= 1"
     assert "train is a value" in fault(None, {"train": 1, "train.lr": 1})
+
+
+@pytest.mark.parametrize(
+    ("dotted", "meant"),
+    [
+        ("train.lrr", "train.lrr is no key (did you mean train.lr"),
+        ("lr", "lr is no key (did you mean gate.lr or train.lr?): expected one of seed, workers,"),
+        ("trian.lr", "trian.lr is no key (did you mean train.lr or gate.lr?)"),
+        ("gate.strenght", "(did you mean gate.strength?): expected one of gate.rule, gate.strength, gate.lr,"),
+        ("zzz", "zzz is no key: expected one of seed, workers, backend,"),
+        ("a\x1b[31m", r"'a\x1b[31m' is no key: expected one of"),
+    ],
+)
+def test_unknown_key_lists_those_there_are_and_those_that_were_meant(dotted: str, meant: str) -> None:
+    assert meant in fault(None, {dotted: 1})
+
+
+def test_every_known_key_is_accepted_by_name_and_no_value_of_a_wrong_kind_leaves_without_its_key() -> None:
+    class Wrong:
+        """Of no type that a configuration has."""
+
+    for dotted in known_keys(Config):
+        sentence = fault(None, {dotted: Wrong()})
+        assert sentence.startswith(f"{dotted} is "), sentence
+        assert "no key" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"train.lr": 1.0, "train.lr.peak": 1}, "train.lr is a value: expected a table"),
+        ({"train": 1}, "train is 1: expected a table"),
+        ({".lr": 1}, "a part of the key is empty"),
+        ({"train..lr": 1}, "a part of the key is empty"),
+        ({"train.": 1}, "a part of the key is empty"),
+        ({"train.optimiser": "adam"}, "train.optimiser is 'adam': expected one of 'adamw', 'sgd'"),
+        ({"adapter.gate": "uniform"}, "adapter.gate is 'uniform': expected one of a number, 'normal'"),
+        ({"adapter.gate": 1e39}, "adapter.gate is 1e+39: expected a number that float32 can hold"),
+        ({"adapter.r": 0}, "adapter.r is 0: expected at least 1; adapter.kinds = [] trains the head alone"),
+        ({"train.epochs": 2**62}, "expected an integer <= 1000000000"),
+        ({"workers": 10**6}, "workers is 1000000: expected an integer <= 1024"),
+        ({"train.lr": 10**400}, "expected a number that a float can hold"),
+        ({"task.name": "x" * 10**6, "train.lr": "y" * 10**6}, "expected a number, got text"),
+        ({"schedule.kind": "linear", "schedule.stages": 10**9}, "schedule.stages is 1000000000: expected an integer"),
+        ({"schedule.kind": "list", "schedule.values": [0.0] * 10**6}, "expected a list of length <= 10000"),
+        ({"schedule.stop": 1.0, "schedule.delta": 1e-300}, "schedule: more than 10,000 stages"),
+    ],
+)
+def test_key_or_value_out_of_bounds_is_one_short_sentence(overrides: dict[str, Any], words: str) -> None:
+    began = time.perf_counter()
+    sentence = fault(None, overrides)
+    assert words in sentence
+    assert len(sentence) < 400
+    assert time.perf_counter() - began < 1
+
+
+def test_key_over_a_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SoRAError, match=r"^--set train: train: this is a table: expected one of its keys"):
+        load_config(write(tmp_path, "[train]\nlr = 1.0"), {"train": 1}, {"train": "--set train"})
+
+
+@pytest.mark.parametrize("text", ["=1", "a", " = 1", ""])
+def test_override_that_is_no_key_and_value_is_one_sentence(text: str) -> None:
+    with pytest.raises(SoRAError, match=r"^--set .*: expected KEY=VALUE"):
+        parse_override(text)
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 3000])
+def test_value_that_toml_cannot_read_is_text_and_a_number_is_wanted(value: str) -> None:
+    key, read = parse_override(f"gate.strength={value}")
+    sentence = fault(None, {key: read})
+    assert sentence.endswith("expected a number, got text")
+    assert len(sentence) < 250
+
+
+def test_line_break_in_an_override_begins_no_other_key() -> None:
+    assert parse_override("task.name=1\nseed = 2") == ("task.name", "1\nseed = 2")
+
+
+def test_key_set_twice_is_refused_and_set_goes_over_a_flag(tmp_path: Path) -> None:
+    sets = ["--set", "train.lr=1", "--set", "train.lr=2"]
+    result = CliRunner().invoke(cli.cli, ["train", "--out", str(tmp_path / "x"), *sets])
+    assert str(result.exception) == "--set train.lr is given twice: expected one value"
+
+
+def test_flags_say_the_defaults_of_their_keys() -> None:
+    said = {parameter.name: parameter.show_default for parameter in cli.train.params if parameter.name in cli._KEYS}
+    for flag, key in cli._KEYS.items():
+        value: Any = load_config(None, {})
+        for part in key.split("."):
+            value = getattr(value, part)
+        assert said[flag] == (None if value is None else str(value)), flag
 
 
 def test_file_that_is_missing_or_no_toml_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     assert fault(path) == f"{path}: no such file: expected a configuration"
     assert f"{tmp_path}: a folder" in fault(tmp_path)
-    for data in (b"seed = ", b"[train", b"seed = 1\nseed = 2", b"\xff\xfe", b"\0"):
+    for data in (b"seed = ", b"[train", b"seed = 1\nseed = 2", b"\xff\xfe", b"\0", b"seed = " + b"9" * 5000):
         path.write_bytes(data)
         assert fault(path).startswith(f"{path}: damaged, not TOML (")
+    path.write_text(f"x = {'[' * 3000}{']' * 3000}")
+    assert fault(path) == f"{path}: nested too deeply: expected a configuration"
 
 
 @pytest.mark.parametrize("name", GATE_RULES)

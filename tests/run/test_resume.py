@@ -354,7 +354,9 @@ def test_resume_with_another_configuration_is_refused_by_the_names_of_its_keys(
     else:
         stopped(run, keys)
     before = tree(run)
-    with pytest.raises(SoRAError, match=r"run: began with another seed, train\.lr: expected the configuration it"):
+    with pytest.raises(
+        SoRAError, match=r"run: began with another gate\.lr, seed, train\.lr: expected the configuration it"
+    ):
         run_once(run, keys, resume=True, seed=5, train__lr=0.5)
     assert tree(run) == before
 

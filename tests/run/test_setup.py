@@ -59,6 +59,15 @@ def test_constant_gates_are_constant(keys: Keys) -> None:
     assert {g for name, x in params.items() if name.endswith("sora_g") for g in x.tolist()} == {float(np.float32(0.3))}
 
 
+def test_rank_beyond_the_widest_layer_is_refused_before_anything_is_made(keys: Keys) -> None:
+    widest = BERT.hidden_size  # the smaller side of every layer
+    make_setup(make_config(keys, adapter__r=widest), LABELS)
+    for r in (widest + 1, 2**62):
+        with pytest.raises(SoRAError, match=rf"^adapter\.r is {r}: expected at most {widest},"):
+            make_setup(make_config(keys, adapter__r=r), LABELS)
+    make_setup(make_config(keys, adapter__r=2**62, adapter__kinds=[]), LABELS)  # the head alone has no rank
+
+
 def test_trained_norms_begin_at_the_checkpoints_values_and_win_over_the_frozen(keys: Keys) -> None:
     setup = make_setup(make_config(keys, adapter__norms=True), LABELS)
     params = initial_params(setup)
