@@ -131,11 +131,9 @@ def evaluate(
     from sora_ref.run.text import encode
 
     loaded = _load(run, stage, backend, dtype, quiet)
-    task = read_task(loaded.setup.config, _say(quiet))
-    if split is not None and split not in task.splits:
-        raise SoRAError(f"task {task.name} has no split {split}: expected one of {', '.join(task.splits)}")
+    task = read_task(loaded.setup.config, _say(quiet), labels=loaded.setup.labels, split=split)
     found = {}
-    for name in [split] if split else task.splits:
+    for name in task.splits:
         part = encode(task.splits[name], loaded.setup.tokenizer, loaded.setup.model.bert)
         if part.labels is not None:
             found[name] = score(loaded.setup.labels, predict_logits(loaded.setup, loaded.params, part), part.labels)

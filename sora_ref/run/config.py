@@ -51,7 +51,8 @@ class ModelSection(Section, frozen=True):
 class TaskSection(Section, frozen=True):
     """name: a task of `TASK_NAMES`; path: its folder; for "table": files by split and the names of their columns.
 
-    limit: take only so many examples of each split, its first.
+    skip_bad_rows: of "table", pass over rows with a fault, count them and list the first.  limit: take only so many
+    examples of each split, its first.
     """
 
     name: str = "movies"
@@ -64,6 +65,7 @@ class TaskSection(Section, frozen=True):
     labels: list[str] | None = None
     kind: Literal["classification", "regression"] = "classification"
     header: bool = True
+    skip_bad_rows: bool = False
     split_seed: Whole = 0
     limit: Positive | None = None
 

@@ -92,7 +92,7 @@ def run_demo(
 
     loaded = load_trained(folder / "sora")
     setup = loaded.setup
-    test = read_task(setup.config).splits["test"]
+    test = read_task(setup.config, labels=setup.labels, split="test").splits["test"]
     encoded = encode(test, setup.tokenizer, setup.model.bert)
     some = encoded.take(list(range(min(_SAMPLE, len(test)))))
     modules = module_agreement(setup, loaded.params, some)

@@ -1,6 +1,7 @@
 """GLUE's metrics, and one function that evaluates several of them.
 
-Classification metrics take class indices (n,), regression metrics real numbers (n,). The computation is scikit-learn's
+Classification metrics take class indices (n,), regression metrics real numbers (n,). A label of -1 is none of the
+classes, so every prediction for it is wrong. The computation is scikit-learn's
 and SciPy's, imported when first used; what this file decides is only what those leave open:
 
 * Matthews is 0 where predictions or labels are constant (an empty margin of the confusion matrix), as in
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sora_ref.errors import SoRAError
+from sora_ref.run.data.labels import UNKNOWN
 
 Values = NDArray[np.int64] | NDArray[np.float64]
 
@@ -33,14 +35,14 @@ def accuracy(predictions: Values, labels: Values) -> float:
 def f1(predictions: Values, labels: Values) -> float:
     """Harmonic mean of precision and recall of class 1 of two: 2·tp / (2·tp + fp + fn).
 
-    Raises `SoRAError` for a class other than 0 and 1.
+    A label that is none of the classes is not class 1.  Raises `SoRAError` for another class than 0 and 1.
     """
     from sklearn.metrics import f1_score
 
-    others = np.setdiff1d(np.concatenate([predictions, labels]), [0, 1])
+    others = np.setdiff1d(np.concatenate([predictions, labels[labels != UNKNOWN]]), [0, 1])
     if others.size:
         raise SoRAError(f"f1 met class {others[0]}; expected the two classes 0 and 1")
-    return float(f1_score(labels, predictions, pos_label=1, zero_division=0))
+    return float(f1_score(labels == 1, predictions == 1, zero_division=0))
 
 
 def matthews(predictions: Values, labels: Values) -> float:

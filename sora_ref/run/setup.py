@@ -16,7 +16,8 @@ from sora_ref.errors import SoRAError
 from sora_ref.models import MODEL_SPEC, BertConfig, Classifier, ModelOps, linear_modules, load_bert
 from sora_ref.models.pretrained import POOLER
 from sora_ref.run.config import Config
-from sora_ref.run.data import Columns, Kind, Task, load_task
+from sora_ref.run.data import Columns, Task, load_task
+from sora_ref.run.data import Labels as Labels
 from sora_ref.run.fetch import ARTEFACTS, fetch
 from sora_ref.run.text import load_tokenizer
 from sora_ref.storage.files import file_digest
@@ -26,20 +27,6 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 Params = Mapping[str, Array]
-
-
-@dataclass(frozen=True)
-class Labels:
-    """What the outputs mean: the kind of task, its class names, the metrics that judge it."""
-
-    kind: Kind
-    names: tuple[str, ...]
-    metrics: tuple[str, ...]
-
-    @property
-    def outputs(self) -> int:
-        """Classes, or 1 for regression."""
-        return len(self.names) if self.kind == "classification" else 1
 
 
 @dataclass(frozen=True)
@@ -110,27 +97,27 @@ def model_folder(path: str, say: Say | None = None) -> Path:
     return folder
 
 
-def read_task(config: Config, say: Say | None = None) -> Task:
-    """The task of a configuration."""
-    found = _whole_task(config, say)
-    limit = config.task.limit
-    return replace(found, splits={name: examples[:limit] for name, examples in found.splits.items()})
-
-
-def _whole_task(config: Config, say: Say | None) -> Task:
+def read_task(
+    config: Config, say: Say | None = None, *, labels: Labels | None = None, split: str | None = None
+) -> Task:
+    """The task of a configuration, or one split of it; in the terms of a run's `labels` where they are given."""
     task = config.task
     columns = None if task.text is None else Columns(task.text, task.pair, task.label, task.id)
-    return load_task(
+    found = load_task(
         task.name,
         path=None if task.path is None else Path(task.path),
         seed=task.split_seed,
         columns=columns,
-        files={split: Path(path) for split, path in task.files.items()},
+        files={name: Path(path) for name, path in task.files.items()},
         labels=None if task.labels is None else tuple(task.labels),
         kind=task.kind,
         header=task.header,
+        skip_bad_rows=task.skip_bad_rows,
+        run=labels,
+        split=split,
         say=say,
     )
+    return replace(found, splits={name: examples[: task.limit] for name, examples in found.splits.items()})
 
 
 def get_backend(name: str) -> Backend:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from sora_ref.checks import require
 from sora_ref.errors import SoRAError, printable
@@ -37,6 +38,11 @@ def read_regular(path: Path, expected: str) -> bytes:
         raise SoRAError(
             f"{printable(str(path))}: cannot be read ({error.strerror or error}): expected {expected}"
         ) from error
+
+
+def open_regular(path: Path, expected: str) -> BinaryIO:
+    """A regular file, open to be read; SoRAError as `require_regular` says."""
+    return os.fdopen(_open_regular(path, expected), "rb")
 
 
 def _open_regular(path: Path, expected: str) -> int:

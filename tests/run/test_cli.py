@@ -385,7 +385,7 @@ TABLE_DAMAGE: dict[str, tuple[str, str]] = {
     "another column": ("name\tsentence\tlabel\nx\tgood\tgood\n", "no column 'text'"),
     "label outside": ("name\ttext\tlabel\nx\tgood\tfine\n", "the label 'fine' is not in the set"),
     "blank text": ("name\ttext\tlabel\nx\t \tgood\n", "blank"),
-    "short row": ("name\ttext\tlabel\nx\tgood\n", "has 2 fields; expected 3"),
+    "short row": ("name\ttext\tlabel\nx\tgood\n", "2 fields; expected 3"),
     "twice an id": ("name\ttext\tlabel\nx\tgood\tgood\nx\tbad\tbad\n", "every id once"),
 }
 
@@ -407,9 +407,9 @@ def test_damaged_table_is_one_sentence_with_its_name(
     [
         ({"task__name": "moves"}, "unknown task 'moves' (did you mean movies?)"),
         ({"task__name": "glue:rte"}, "has no folder"),
-        ({"task__files": {"train": "/nowhere.tsv"}}, "cannot read /nowhere.tsv"),
-        ({"task__files": {}}, "the task table has files for no split"),
-        ({"task__files": {"dev": "x"}}, "expected a file for one or more of train, validation, test"),
+        ({"task__files": {"train": "/nowhere.tsv"}}, "/nowhere.tsv: no such file: expected a text file"),
+        ({"task__files": {}}, "the task table lacks task.files.train (--data FILE); expected a file to train on"),
+        ({"task__files": {"dev": "x"}}, "task.files has the split 'dev'; expected some of train, validation, test"),
         ({"task__label": "name"}, "is not in the set"),
         ({"task__kind": "regression"}, "is not a finite number"),
         ({"backend": "jax"}, "unknown backend 'jax': expected one of numpy, cupy"),
@@ -491,7 +491,9 @@ def test_damaged_configuration_of_a_run_is_one_sentence(
 
 def test_unknown_stage_and_split_are_one_sentence(trained: Path, bad: Callable[..., str]) -> None:
     assert "no stage 7: expected one that the run has finished" in bad("eval", trained, "--stage", "7", "--quiet")
-    assert "no split dev: expected one of train, validation, test" in bad("eval", trained, "--split", "dev", "--quiet")
+    assert "no split 'dev': expected one of train, validation, test" in bad(
+        "eval", trained, "--split", "dev", "--quiet"
+    )
     assert "no stage 0" in bad("inspect", trained, "--stage", "0")
 
 
@@ -526,7 +528,7 @@ def test_prediction_table_without_its_column_is_one_sentence(
 ) -> None:
     path = write_tsv(tmp_path / "table.tsv", make_rows("test"))
     assert "no column 'sentence'" in bad("predict", trained, "--input", path, "--text", "sentence", "--quiet")
-    assert "cannot read" in bad("predict", trained, "--input", tmp_path / "gone.tsv", "--quiet")
+    assert "no such file" in bad("predict", trained, "--input", tmp_path / "gone.tsv", "--quiet")
     path.write_text("")
     assert "no rows" in bad("predict", trained, "--input", path, "--quiet")
     assert "suffix" in bad("predict", trained, "--input", shutil.copy(path, tmp_path / "table.txt"), "--quiet")

@@ -256,7 +256,7 @@ def test_mrpc_corpus_parts_by_the_id_pairs_of_glue(tmp_path: Path) -> None:
 
 def test_label_outside_the_tasks_is_refused_by_line(tmp_path: Path) -> None:
     home = publish(tmp_path, "rte", train=["index\tsentence1\tsentence2\tlabel", "0\ta\tb\tperhaps"])
-    with pytest.raises(SoRAError, match=r"train.tsv, line 2: the label 'perhaps' .* entailment, not_entailment"):
+    with pytest.raises(SoRAError, match=r"train.tsv, line 2: the label 'perhaps' .* 'entailment', 'not_entailment'"):
         read_glue(home, "rte")
 
 
@@ -269,14 +269,14 @@ def test_score_that_is_no_number_is_refused_by_line(tmp_path: Path) -> None:
 
 def test_unknown_column_missing_files_empty_files_and_unknown_tasks_are_refused(tmp_path: Path) -> None:
     home = publish(tmp_path, "sst2", train=["text\tlabel", "fine\t1"])
-    with pytest.raises(SoRAError, match=r"train.tsv, line 1: no column 'sentence'; found text, label"):
+    with pytest.raises(SoRAError, match=r"train.tsv, line 1: no column 'sentence'; found 'text', 'label'"):
         read_glue(home, "sst2")
     (home / "train.tsv").write_text("sentence\tlabel\n", encoding="utf-8")
     with pytest.raises(SoRAError, match="glue:sst2 has no examples in its split train"):
         read_glue(home, "sst2")
     (home / "train.tsv").write_text("sentence\tlabel\nfine\t1\n", encoding="utf-8")
     (home / "dev.tsv").unlink()
-    with pytest.raises(SoRAError, match=r"cannot read .*dev.tsv"):
+    with pytest.raises(SoRAError, match=r"dev.tsv: no such file"):
         read_glue(home, "sst2")
     with pytest.raises(SoRAError, match=r"no train.tsv of RTE in .*; expected GLUE's folder layout"):
         read_glue(tmp_path, "rte")

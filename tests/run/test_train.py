@@ -267,6 +267,8 @@ def test_unlabelled_test_split_is_left_unscored(keys: Keys, tmp_path: Path, monk
 @pytest.mark.parametrize("missing", ["train", "validation"])
 def test_task_without_a_split_to_train_or_select_on_is_refused(keys: Keys, tmp_path: Path, missing: str) -> None:
     files = {split: path for split, path in keys["task.files"].items() if split != missing}
+    if missing == "validation":  # nine texts, too few to hold one of ten out
+        files["train"] = str(write_jsonl(tmp_path / "few.jsonl", make_rows("train")[:9]))
     sentence = refused(tmp_path / "run", keys | {"task.files": files})
     assert "expected examples to train on" in sentence or "expected a validation split" in sentence
     assert missing in sentence

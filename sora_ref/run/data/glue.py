@@ -23,8 +23,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from sora_ref.errors import SoRAError
-from sora_ref.run.data.delimited import class_index, real_number, tsv_rows
+from sora_ref.errors import SoRAError, printable, shown
+from sora_ref.run.data.labels import class_index, class_indices, real_number, some
+from sora_ref.run.data.rows import place, tsv_rows
 from sora_ref.run.data.task import Example, Kind, Task
 
 Say = Callable[[str], None]
@@ -252,13 +253,13 @@ def _rows(path: Path, used: tuple[str, ...], columns: tuple[str, ...] | None = N
         columns = tuple(names)
         missing = [column for column in used if column not in columns]
         if missing:
-            raise SoRAError(f"{path}, line {line}: no column {missing[0]!r}; found {', '.join(columns)}")
+            raise SoRAError(f"{place(path, line)}: no column {shown(missing[0])}; found {some(columns)}")
     for number, (line, fields) in enumerate(lines):
         yield _Row(number, line, dict(zip(columns, fields, strict=False)))
 
 
 def _examples(path: Path, rows: Iterable[_Row], spec: GlueTask, split: str, say: Say | None) -> Iterator[Example]:
-    labelled = not _is_test(split)
+    labelled, codes = not _is_test(split), class_indices(spec.codes)
     short = undecided = 0
     for row in rows:
         if any(column not in row.fields for column in spec.used(split)):
@@ -270,13 +271,13 @@ def _examples(path: Path, rows: Iterable[_Row], spec: GlueTask, split: str, say:
                 id=f"{split}:{row.number}",
                 text=row.fields[spec.text],
                 pair=None if spec.pair is None else row.fields[spec.pair],
-                label=_label(f"{path}, line {row.line}", row.fields[spec.label], spec) if labelled else None,
+                label=_label(place(path, row.line), row.fields[spec.label], codes) if labelled else None,
             )
     if say is not None and short:
-        say(f"{path}: rows passed over because they lack a field: {short}")
+        say(f"{printable(str(path))}: rows passed over because they lack a field: {short}")
     if say is not None and undecided:
-        say(f"{path}: rows passed over because their annotators did not agree: {undecided}")
+        say(f"{printable(str(path))}: rows passed over because their annotators did not agree: {undecided}")
 
 
-def _label(where: str, value: str, spec: GlueTask) -> int | float:
-    return class_index(where, value, spec.codes) if spec.codes else real_number(where, value)
+def _label(where: str, value: str, codes: Mapping[str, int]) -> int | float:
+    return class_index(where, value, codes) if codes else real_number(where, value)

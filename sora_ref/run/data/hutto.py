@@ -4,8 +4,7 @@ Each file has rows ``id TAB rating TAB text`` (CR LF, no header line), the ratin
 on −4 … 4. As classification the sign of the rating is the sentiment, and ratings of exactly 0 are left out; as
 regression the rating is the label and zeros stay.
 
-A split is drawn by text, not by row: rows whose texts differ only in case or spacing go to one split, so that no test
-sentence was trained on. It depends on the seed and the file alone, hence is the same for both kinds.
+The split is drawn by text, see `split`, and is the same for both kinds.
 """
 
 from __future__ import annotations
@@ -15,10 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-import numpy as np
-
 from sora_ref.errors import SoRAError
 from sora_ref.run.data.delimited import read_table
+from sora_ref.run.data.split import same_text, split_by_text
 from sora_ref.run.data.task import Example, Kind, Task
 from sora_ref.run.fetch import ARTEFACTS
 
@@ -32,8 +30,6 @@ FILES: Mapping[str, str] = MappingProxyType(
 )
 
 SOURCE = f"{ARTEFACTS['hutto2014'].licence} licence; {ARTEFACTS['hutto2014'].cite}"
-
-_SPLIT_PURPOSE = 2014
 
 
 def read_hutto(
@@ -59,7 +55,7 @@ def read_hutto(
     )
     splits = split_by_text(examples, seed)
     if say is not None:
-        repeats = len(examples) - len({_same_text(example) for example in examples})
+        repeats = len(examples) - len({same_text(example) for example in examples})
         say(f"{which}: {len(examples)} rows; repeats of an earlier text, kept in its split: {repeats}")
     if kind == "regression":
         return Task(f"{which}-rating", kind, (), ("pearson", "spearman"), splits, SOURCE)
@@ -67,33 +63,6 @@ def read_hutto(
     if say is not None:
         say(f"{which}: ratings of exactly 0, left out: {len(examples) - sum(map(len, signed.values()))}")
     return Task(which, kind, ("negative", "positive"), ("accuracy", "f1"), signed, SOURCE)
-
-
-def split_by_text(examples: Sequence[Example], seed: int) -> dict[str, tuple[Example, ...]]:
-    """Part examples into ``train``, ``validation`` and ``test``, equal texts together, in a shuffled order.
-
-    Of n distinct texts, in the order of a 64-bit random key drawn for each in turn of first appearance, the first
-    ⌊n/5⌋ are test, the next ⌊(n − ⌊n/5⌋)/10⌋ validation, the rest train. The keys are the raw output of Philox seeded
-    by a child of ``SeedSequence(seed)``, which NumPy keeps the same across versions, as it does not ``permutation``.
-
-    Raises `SoRAError` for a negative seed.
-    """
-    if seed < 0:
-        raise SoRAError(f"the seed is {seed}; expected a whole number from 0 on")
-    groups: dict[str, list[Example]] = {}
-    for example in examples:
-        groups.setdefault(_same_text(example), []).append(example)
-    members = list(groups.values())
-    keys = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(_SPLIT_PURPOSE,))).random_raw(len(members))
-    order = np.argsort(keys, kind="stable")
-    tests = len(members) // 5
-    held_out = tests + (len(members) - tests) // 10
-    places = {"train": order[held_out:], "validation": order[tests:held_out], "test": order[:tests]}
-    return {split: tuple(example for place in part for example in members[place]) for split, part in places.items()}
-
-
-def _same_text(example: Example) -> str:
-    return " ".join(example.text.casefold().split())
 
 
 def _by_sign(examples: Sequence[Example]) -> list[Example]:
