@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +26,7 @@ FORMAT = 1
 _EXPECTED = "a checkpoint of sora-ref"
 _Whole = Annotated[int, Meta(ge=0, le=2**53)]
 _NonNegative = Annotated[float, Meta(ge=0)]
+_NAME = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,})\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,9 @@ def checkpoint_path(run: Path, step: int) -> Path:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first."""
-    return sorted((run / "checkpoints").glob("step-*.safetensors"))
+    """The checkpoints of a run, oldest first; a file of another name is not ours, whatever it is like."""
+    ours = [path for path in (run / "checkpoints").glob("step-*") if _NAME.fullmatch(path.name)]
+    return sorted(ours, key=lambda path: (len(path.name), path.name))
 
 
 def save(run: Path, trained: Trained, *, keep: int = 2) -> Path:

@@ -63,6 +63,9 @@ _new_folder = click.option("--out", required=True, type=click.Path(path_type=Pat
 @click.option("--config", type=click.Path(path_type=Path), help="A TOML file; flags override it.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The run directory.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@click.option(
+    "--accept-changed-data", is_flag=True, help="With --resume: go on although data or model are other ones now."
+)
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any key of the file, e.g. train.clip=0.1.")
 @click.option("--seed", type=int, show_default="0", help="Of every random draw.")
 @click.option("--backend", show_default="numpy", help="numpy, or cupy on a GPU.")
@@ -95,7 +98,14 @@ _new_folder = click.option("--out", required=True, type=click.Path(path_type=Pat
 @click.option("--lr", type=float, show_default="0.001", help="Peak learning rate; the gates have gate.lr.")
 @_output
 def train(
-    config: Path | None, out: Path, resume: bool, sets: tuple[str, ...], as_json: bool, quiet: bool, **flags: Any
+    config: Path | None,
+    out: Path,
+    resume: bool,
+    accept_changed_data: bool,
+    sets: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+    **flags: Any,
 ) -> None:
     """Fine-tune a model; with [schedule] in the configuration, run the sparsifying scheduler."""
     from sora_ref.run.config import load_config
@@ -103,6 +113,8 @@ def train(
     from sora_ref.run.summary import summary_lines
     from sora_ref.run.train import train as run_training
 
+    if accept_changed_data and not resume:
+        raise click.UsageError("--accept-changed-data goes with --resume")
     overrides = {_KEYS[flag]: value for flag, value in flags.items() if value is not None}
     names = {_KEYS[flag]: f"--{flag}" for flag in flags}
     for key, value in map(parse_override, sets):
@@ -111,7 +123,14 @@ def train(
         overrides[key], names[key] = value, f"--set {key}"
     if resume and config is None and (out / "config.toml").is_file():
         config = out / "config.toml"
-    summary = run_training(load_config(config, overrides, names), out, resume=resume, quiet=quiet, say=_say(quiet))
+    summary = run_training(
+        load_config(config, overrides, names),
+        out,
+        resume=resume,
+        accept_changed_data=accept_changed_data,
+        quiet=quiet,
+        say=_say(quiet),
+    )
     _show(summary, summary_lines(summary), as_json)
 
 

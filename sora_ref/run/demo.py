@@ -73,7 +73,7 @@ def run_demo(
     def run(name: str, keys: Mapping[str, Any]) -> dict[str, Any]:
         config = load_config(None, shared | dict(keys))
         say(f"\n{name}")
-        return train(config, folder / name, resume=True, quiet=quiet, say=lambda line: None)
+        return train(config, folder / name, resume="if-any", quiet=quiet, say=lambda line: None)
 
     read_task(load_config(None, shared), say)  # fetched and described once
     head = run("head-only", {"adapter.kinds": []})

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,67 +25,113 @@ from sora_ref import (
     zero_moments,
 )
 from sora_ref.checks import require
-from sora_ref.errors import SoRAError
+from sora_ref.errors import SoRAError, shown
 from sora_ref.run import checkpoint as ckpt
 from sora_ref.run.checkpoint import Position
 from sora_ref.run.config import Config, differences, dump_config, load_config, with_absolute_paths
 from sora_ref.run.evaluate import predict_logits, score
+from sora_ref.run.found import Found, clear_outset, look, refusal
+from sora_ref.run.inputs import WEIGHTS, input_files
 from sora_ref.run.interrupt import stop_requested
 from sora_ref.run.loop import Run, expected_labels, log_gates, train_stage
 from sora_ref.run.records import cut_logs, stage_records
-from sora_ref.run.setup import Labels, Say, base_digest, initial_params, make_setup, read_task
+from sora_ref.run.setup import Labels, Say, initial_params, make_setup, read_task
 from sora_ref.run.summary import finish, read_summary
 from sora_ref.run.text import encode
 from sora_ref.run.versions import changed, versions
-from sora_ref.storage.files import is_scrap, keep_lines, sweep, write_bytes, write_json, write_text
+from sora_ref.storage.files import sweep, write_bytes, write_json, write_text
+from sora_ref.storage.inputs import (
+    INPUTS,
+    Input,
+    Inputs,
+    digests,
+    read_inputs,
+    require_unchanged,
+    write_inputs,
+)
+from sora_ref.storage.lock import only_writer
+
+Resume = bool | Literal["if-any"]
 
 
 def train(
-    config: Config, out: Path, *, resume: bool = False, quiet: bool = False, say: Say | None = None
+    config: Config,
+    out: Path,
+    *,
+    resume: Resume = False,
+    accept_changed_data: bool = False,
+    quiet: bool = False,
+    say: Say | None = None,
 ) -> dict[str, Any]:
     """Train into the run directory `out`, or go on with what is there; returns the summary (see `summary.finish`).
 
-    With `resume`, parameters end bit-identical to those of an uninterrupted run on the same kind of machine and
-    versions; a difference in those is a warning, one in the configuration an error.  Ctrl-C finishes the step, writes a
-    checkpoint and raises `Interrupted`; a kill loses the work since the last checkpoint.
+    resume: True goes on with a run and refuses where there is none; False begins one and refuses where there is
+    something; "if-any" goes on where there is a run and begins in an empty folder.
+    accept_changed_data: go on although files that the run has read are other ones now, and record that.
+
+    A resumed run's parameters end bit-identical to those of an uninterrupted run on the same kind of machine and
+    versions; a difference in those is a warning, one in the configuration or in a file that was read an error.  Ctrl-C
+    finishes the step, writes a checkpoint and raises `Interrupted`; a kill loses the work since the last checkpoint.
+    One process at a time trains in a directory.
     """
     say = say or (lambda line: None)
     config = with_absolute_paths(config)
-    if resume:
-        sweep(out)
-    if out.is_dir() and not all(is_scrap(path) for path in out.iterdir()):
-        require(resume, f"{out}: not empty: expected a new folder, or --resume to go on with its run")
-        _same_config(out, config)
-        complete = read_summary(out)
-        if complete is not None:
-            say(f"{out}: already complete")
-            return complete
+    complete = _admitted(out, config, resume)
+    if complete is None:
+        with only_writer(out):
+            complete = _admitted(out, config, resume)  # again: another process may have been here meanwhile
+            if complete is None:
+                sweep(out)
+                return _train(config, out, accept_changed_data, quiet, say)
+    say(f"{out}: already complete")
+    return complete
+
+
+def _admitted(out: Path, config: Config, resume: Resume) -> dict[str, Any] | None:
+    """The summary of the run in `out` if it is complete; SoRAError unless this may be trained there."""
+    found = look(out)
+    fresh = found in (Found.NOTHING, Found.OUTSET)
+    if not resume:
+        require(fresh, f"{out}: not empty: expected a new folder, or --resume to go on with its run")
+    elif not (fresh and resume == "if-any"):
+        require(found is Found.RUN, refusal(out, found))
+    if fresh:
+        return None
+    _same_config(out, config)
+    return read_summary(out)
+
+
+def _train(config: Config, out: Path, accept: bool, quiet: bool, say: Say) -> dict[str, Any]:
+    """Train in a folder that is ours: begin, or go on from the last checkpoint."""
+    files = input_files(config, say)
+    now = digests(files)
+    resuming = look(out) is Found.RUN
+    before = _same_inputs(out, now, accept, say) if resuming else None
 
     task = read_task(config, say)
     labels = Labels(task.kind, task.labels, task.metrics)
     setup = make_setup(config, labels, say)
     data = {name: encode(examples, setup.tokenizer, setup.model.bert) for name, examples in task.splits.items()}
     require("train" in data, f"task {task.name} has no split train: expected examples to train on")
-    run = Run(out, setup, task, data, base_digest(setup), quiet)
+    require_unchanged(now, files)
+    run = Run(out, setup, task, data, now[WEIGHTS].sha256, quiet)
     require(
         any(split.startswith("validation") for split in data),
         f"task {task.name} has the splits {', '.join(data)}: expected a validation split",
     )
 
-    start = _resume_point(run, say) if resume and ckpt.checkpoints(out) else None
-    if start is None:
-        start = _begin(run)
+    start = _resume_point(run, before, now, accept, say) if resuming else _begin(run, now)
     with stop_requested() as stop:
         state, position, results = _stages(run, *start, stop, say)
     return finish(run.out, run.setup, run.data, state.params, position, results)
 
 
-def _begin(run: Run) -> tuple[TrainState, Position]:
+def _begin(run: Run, now: Mapping[str, Input]) -> tuple[TrainState, Position]:
     """A fresh run directory, with a checkpoint of step 0 in it."""
-    write_text(run.out / "config.toml", dump_config(run.config))
+    clear_outset(run.out)
     write_json(run.out / "versions.json", versions() | {"base_sha256": run.base, "data": run.task.source})
-    keep_lines(run.out / "metrics.jsonl", -1)
-    keep_lines(run.out / "gates.jsonl", -1)
+    write_inputs(run.out, Inputs(dict(now)))
+    write_text(run.out / "config.toml", dump_config(run.config))
     if run.config.schedule is not None:
         chosen = [run.task.splits["train"][row].id for row in _memorization_rows(run)]
         write_json(run.out / "memorization_ids.json", chosen)
@@ -95,20 +141,45 @@ def _begin(run: Run) -> tuple[TrainState, Position]:
     return state, position
 
 
-def _resume_point(run: Run, say: Say) -> tuple[TrainState, Position]:
+def _same_inputs(out: Path, now: Mapping[str, Input], accept: bool, say: Say) -> Inputs | None:
+    """What the run says it has read, None where it does not say.
+
+    SoRAError where a file of it is another one now, a warning where that is accepted.
+    """
+    before = read_inputs(out)
+    if before is None:
+        say(f"warning: {out / INPUTS}: no such file, so whether data and model are those of before is not known")
+        return None
+    for name, change in before.changes(now).items():
+        sentence = before.sentence(name, change, now)
+        require(accept, f"{sentence}: expected it as it was, or --accept-changed-data to go on all the same")
+        say(f"warning: {sentence}; accepted")
+    return before
+
+
+def _resume_point(
+    run: Run, before: Inputs | None, now: Mapping[str, Input], accept: bool, say: Say
+) -> tuple[TrainState, Position]:
     """The state of the last checkpoint, after the logs have been cut back to it."""
     found = ckpt.checkpoints(run.out)
     try:
         trained = ckpt.read_checkpoint(found[-1])
     except SoRAError as error:
         raise ckpt.describe(found[-1], error, found) from error
-    require(trained.base == run.base, f"{run.setup.folder}: its weights are not those the run began with")
+    same = accept or trained.base == run.base
+    require(same, f"{run.setup.folder}: its weights are not those the run began with")
+    names = run.setup.labels.names
+    require(trained.labels.names == names, f"{found[-1]}: trained on other classes: expected {shown(names)}, as now")
     expected = {name: tuple(value.shape) for name, value in initial_params(run.setup).items()}
     same = trained.scales == run.setup.scales and expected == {n: v.shape for n, v in trained.params.items()}
     require(same, f"{found[-1]}: its parameters are not those of {run.out / 'config.toml'}")
     for line in changed(run.out / "versions.json"):
         say(f"warning: {line}; the resumed run may differ in its last bits")
     cut_logs(run.out, trained.position.step)
+    if before is None:
+        write_inputs(run.out, Inputs(dict(now)))
+    elif before.changes(now):
+        write_inputs(run.out, before.accept(now, trained.position.step))
     say(f"{run.out}: resumed at step {trained.position.step}")
     return ckpt.state_of(run.setup, trained), trained.position
 

@@ -13,8 +13,10 @@ from sora_ref.checks import require
 from sora_ref.errors import SoRAError, printable
 from sora_ref.run.checkpoint import Trained, checkpoints, read_checkpoint
 from sora_ref.run.config import Config, load_config
+from sora_ref.run.inputs import WEIGHTS, model_files
 from sora_ref.run.layout import require_fits
 from sora_ref.run.setup import Params, Say, Setup, base_digest, make_setup
+from sora_ref.storage.inputs import Inputs, digests, read_inputs
 
 ADAPTER = "adapter.safetensors"
 
@@ -58,7 +60,8 @@ def load_trained(
 
     overrides: of the configuration; only backend and dtype make sense.  The precision of training goes with them: under
     others the work has that of its dtype.
-    Raises SoRAError where the base model's weights are not those it was trained on, or the tensors are not for it.
+    Raises SoRAError where the base model's weights, configuration or tokeniser are not those it was trained on, or the
+    tensors are not for it.
     """
     config_file, file = find_checkpoint(path, stage)
     changes = {"precision": None, **overrides} if overrides else {}
@@ -73,9 +76,24 @@ def load_trained(
         f"{setup.folder}: its weights are not those {file} was trained on (sha256 differs)",
     )
     require_fits(printable(str(file)), trained.params, setup.model, trained.scales)
+    _require_same_model(config_file.parent, setup.folder, file)
     send = setup.backend.from_host
     params = {name: send(array.astype(config.dtype, copy=False)) for name, array in trained.params.items()}
     return Loaded(setup, trained, params, file)
+
+
+def _require_same_model(run: Path, folder: Path, file: Path) -> None:
+    """SoRAError, naming it, for a file of the model folder other than the one that a run directory says it read."""
+    before = read_inputs(run)
+    if before is None:
+        return
+    rest = model_files(folder)
+    del rest[WEIGHTS]  # whose digest is in the checkpoint
+    now = digests(rest)
+    known = Inputs({name: found for name, found in before.files.items() if name.startswith("model/")})
+    for name, change in known.changes(now).items():
+        if name != WEIGHTS:
+            raise SoRAError(f"{known.sentence(name, change, now)}: expected the model that {file} was trained on")
 
 
 def _relocated(config: Config, folder: Path) -> Config:

@@ -184,7 +184,7 @@ def test_flags_override_the_file_and_set_overrides_flags(tmp_path: Path, monkeyp
 
 def test_every_flag_of_train_sets_a_key_of_the_configuration() -> None:
     known = {name for command in (cli.train,) for name in (parameter.name for parameter in command.params)}
-    assert set(cli._KEYS) == known - {"config", "out", "resume", "sets", "as_json", "quiet"}
+    assert set(cli._KEYS) == known - {"config", "out", "resume", "accept_changed_data", "sets", "as_json", "quiet"}
     for key in cli._KEYS.values():
         section: Any = Config()
         for part in key.split("."):

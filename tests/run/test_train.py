@@ -90,10 +90,12 @@ def refused(out: Path, keys: Keys, *, leaves: bool = False, **changes: Any) -> s
 
 def test_run_directory_holds_configuration_versions_logs_checkpoints_and_summary(finished: Path, keys: Keys) -> None:
     assert sorted(tree(finished)) == [
+        ".lock",
         "checkpoints/step-00000009.safetensors",
         "checkpoints/step-00000010.safetensors",
         "config.toml",
         "gates.jsonl",
+        "inputs.json",
         "metrics.jsonl",
         "summary.json",
         "versions.json",

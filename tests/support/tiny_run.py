@@ -8,7 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from sora_ref import training_step
 from sora_ref.models import BertConfig
+from sora_ref.run import loop
 from sora_ref.run.checkpoint import Trained, checkpoints, read_checkpoint
 from sora_ref.run.config import Config, load_config
 from sora_ref.run.setup import Say
-from sora_ref.run.train import train
+from sora_ref.run.train import Resume, train
 
 GOOD = ("good", "great", "fine", "lovely", "superb", "warm", "bright", "funny")
 BAD = ("bad", "poor", "dull", "awful", "weak", "cold", "grim", "boring")
@@ -174,13 +177,43 @@ def make_config(keys: Mapping[str, Any], **changes: Any) -> Config:
 
 
 def run_once(
-    out: Path, keys: Mapping[str, Any], *, resume: bool = False, say: Say | None = None, **changes: Any
+    out: Path,
+    keys: Mapping[str, Any],
+    *,
+    resume: Resume = False,
+    accept: bool = False,
+    say: Say | None = None,
+    **changes: Any,
 ) -> dict[str, Any]:
     """Train to the end.  Pictures, most of a tiny run's time, are left out; `test_pictures` draws them."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("draw_ranks", "draw_gates"):
             patch.setattr(f"sora_ref.run.summary.{name}", lambda *_: None)
-        return train(make_config(keys, **changes), out, resume=resume, quiet=True, say=say)
+        config = make_config(keys, **changes)
+        return train(config, out, resume=resume, accept_changed_data=accept, quiet=True, say=say)
+
+
+@contextmanager
+def killed_at(step: int) -> Iterator[None]:
+    """The n-th training step is never made."""
+    real, calls = training_step, list[int]()
+
+    def dies(*args: Any, **options: Any) -> Any:
+        calls.append(0)
+        if len(calls) == step:
+            raise BrokenPipeError("killed")
+        return real(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "training_step", dies)
+        yield
+
+
+def interrupted(run: Path, keys: Mapping[str, Any], **changes: Any) -> Path:
+    """A run with a checkpoint of step 3 and no more."""
+    with killed_at(5), pytest.raises(BrokenPipeError):
+        run_once(run, keys, **changes)
+    return run
 
 
 def last(run: Path) -> Trained:
@@ -209,7 +242,7 @@ def outcome(run: Path) -> dict[str, Any]:
     del summary["seconds"]
     texts = {
         name: (run / name).read_bytes()
-        for name in ("metrics.jsonl", "config.toml", "versions.json", "memorization_ids.json")
+        for name in ("metrics.jsonl", "config.toml", "versions.json", "inputs.json", "memorization_ids.json")
         if (run / name).exists()
     }
     logged = lines(run / "gates.jsonl") if (run / "gates.jsonl").exists() else []

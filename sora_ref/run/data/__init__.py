@@ -11,7 +11,7 @@ from types import MappingProxyType
 from sora_ref.errors import SoRAError, shown
 from sora_ref.run.data.classes import Labels, relabelled, require_kind
 from sora_ref.run.data.delimited import Columns, read_table, table_rows
-from sora_ref.run.data.glue import GLUE, read_glue
+from sora_ref.run.data.glue import GLUE, glue_files, read_glue
 from sora_ref.run.data.hutto import FILES, read_hutto
 from sora_ref.run.data.rows import Format
 from sora_ref.run.data.table import load_table, require_split, say_unknown
@@ -33,6 +33,7 @@ __all__ = [
     "read_hutto",
     "read_table",
     "table_rows",
+    "task_files",
 ]
 
 Say = Callable[[str], None]
@@ -101,3 +102,16 @@ def _as_in(task: Task, run: Labels, say: Say) -> Task:
         splits[name], unknown = relabelled(f"{task.name}, split {name},", examples, task.labels, run)
         say_unknown(f"{task.name}, split {name}", unknown, say)
     return replace(task, splits=splits, labels=run.names, metrics=run.metrics)
+
+
+def task_files(name: str, *, path: Path | None, files: Mapping[str, Path], say: Say | None = None) -> dict[str, Path]:
+    """The files that `load_task` reads for the same arguments: a table's by split, others by their names."""
+    if name == "table":
+        return dict(files)
+    if name.startswith("glue:"):
+        task = name.removeprefix("glue:")
+        return {} if path is None or task not in GLUE else {found.name: found for found in glue_files(path, task)}
+    which = name.removesuffix("-rating")
+    if which not in FILES:
+        return {}
+    return {FILES[which]: (fetch("hutto2014", say=say) if path is None else path) / FILES[which]}

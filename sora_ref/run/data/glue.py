@@ -191,6 +191,15 @@ def read_glue(folder: Path, task: str, *, say: Say | None = None) -> Task:
     )
 
 
+def glue_files(folder: Path, task: str) -> list[Path]:
+    """The files that `read_glue` reads; `SoRAError` where it finds no folder of the task."""
+    spec = GLUE[task]
+    home = _home(Path(folder), spec)
+    corpus = ("dev_ids.tsv", _MSR_TRAIN, _MSR_TEST)
+    names = corpus if _is_corpus(home, spec) else tuple(name for _, name in spec.files)
+    return [home / name for name in names if (home / name).is_file()]
+
+
 def _home(folder: Path, spec: GlueTask) -> Path:
     """Folder that holds the train file: ``folder`` or its subfolder of the task's name."""
     train = spec.files[0][1]
