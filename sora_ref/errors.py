@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 _MOST = 80  # characters of a value that a sentence quotes
-_NO_TEXT = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}  # controls, marks, what has no meaning yet, separators of lines
+NO_TEXT = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}  # controls, marks, what has no meaning yet, separators of lines
 
 
 class SoRAError(ValueError):
@@ -17,7 +17,7 @@ class SoRAError(ValueError):
 
 def printable(text: str) -> str:
     """The text with every character that is no plain text (a terminal's escapes, marks of direction) as its escape."""
-    return "".join(c if c == "\n" or unicodedata.category(c) not in _NO_TEXT else ascii(c)[1:-1] for c in text)
+    return "".join(c if c == "\n" or unicodedata.category(c) not in NO_TEXT else ascii(c)[1:-1] for c in text)
 
 
 def shown(value: object, most: int = _MOST) -> str:

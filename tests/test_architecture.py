@@ -36,6 +36,8 @@ SOURCES = sources()
 def room(module: str) -> str:
     """The room of a module of ours: a subfolder's name, or "spec" for the package's own files."""
     parts = module.split(".")
+    if module == "sora_ref.__main__":  # the command line by another name
+        return "run"
     return parts[1] if len(parts) > 1 and parts[1] in ROOMS else "spec"
 
 

@@ -14,7 +14,10 @@ import click
 
 from sora_ref import SPEC_VERSION, __version__
 from sora_ref.errors import SoRAError
+from sora_ref.run.terminal import say as _say
+from sora_ref.run.terminal import show as _show
 
+COMPLETE = "_SORA_REF_COMPLETE"  # what a shell that completes sets, as click has it
 F = TypeVar("F", bound=Callable[..., Any])
 
 # Flags of `train` and the keys of the configuration they set.
@@ -311,11 +314,36 @@ def fetch(names: tuple[str, ...], as_json: bool, quiet: bool) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def check(context: click.Context, arguments: tuple[str, ...]) -> None:
-    """Check anyone's SoRA against the specification, clause by clause."""
-    from sora_ref.conformance.cli import check as command
+    """Check anyone's SoRA against the specification, clause by clause.
 
+    It imports the module that it is given, from the current folder first: that module's code runs.  This is the one
+    command that runs code of the current folder.
+    """
+    try:
+        from sora_ref.conformance.cli import check as command
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("sora_ref") or not {"-h", "--help"}.intersection(arguments):
+            raise
+        click.echo(
+            f"{context.get_help()}\n\n  Its options are listed once it is installed: pip install 'sora_ref[check]'"
+        )
+        return
     with command.make_context("check", list(arguments), parent=context.parent) as inner:
         command.invoke(inner)
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that completes commands and options in your shell.
+
+    For bash, put this into ~/.bashrc:  eval "$(sora-ref completion bash)"
+    """
+    from click.shell_completion import get_completion_class
+
+    made = get_completion_class(shell)
+    assert made is not None  # click has these three
+    click.echo(made(cli, {}, "sora-ref", COMPLETE).source())
 
 
 def _load(run: Path, stage: int | None, backend: str | None, dtype: str | None, quiet: bool) -> Any:
@@ -323,13 +351,3 @@ def _load(run: Path, stage: int | None, backend: str | None, dtype: str | None, 
 
     overrides = {key: value for key, value in (("backend", backend), ("dtype", dtype)) if value is not None}
     return load_trained(run, stage=stage, overrides=overrides, say=_say(quiet))
-
-
-def _say(quiet: bool) -> Callable[[str], None]:
-    return (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
-
-
-def _show(facts: Any, lines: list[str], as_json: bool) -> None:
-    from sora_ref.storage.files import to_json
-
-    click.echo(to_json(facts, indent=2) if as_json else "\n".join(lines))

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 
 
-def main() -> None:
-    """Run the command line and exit: 0 done, 1 bad input, 2 wrong usage, 130 interrupted, 70 a bug of ours."""
+def main(ready: Callable[[], None] = lambda: None) -> None:
+    """Run the command line and exit: 0 done, 1 bad input, 2 wrong usage, 130 interrupted, 70 a bug of ours.
+
+    ready: called when everything is loaded, just before the command runs.
+    """
     try:
         import click
 
         from sora_ref.errors import SoRAError
-        from sora_ref.run.cli import cli
+        from sora_ref.run import terminal
+        from sora_ref.run.cli import COMPLETE, cli
         from sora_ref.run.interrupt import Interrupted
     except ImportError as error:
         _leave(1, _more_packages(error))
     try:
+        ready()
+        terminal.open_streams()
+        if COMPLETE in os.environ:
+            from click.shell_completion import shell_complete
+
+            sys.exit(shell_complete(cli, {}, "sora-ref", COMPLETE, os.environ[COMPLETE]))
         with cli.make_context("sora-ref", sys.argv[1:]) as context:
             cli.invoke(context)
         sys.stdout.flush()
@@ -25,14 +37,14 @@ def main() -> None:
     except SoRAError as error:
         _leave(1, str(error))
     except click.ClickException as error:
-        error.show()
+        with suppress(OSError):
+            terminal.show_usage(error, sys.stderr)
         sys.exit(error.exit_code)
     except Interrupted as stopped:
         _leave(130, str(stopped))
     except (KeyboardInterrupt, click.Abort):
         _leave(130, "interrupted")
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -40,14 +52,20 @@ def main() -> None:
     except MemoryError as error:  # CuPy's too, which says how much it has allocated
         said = f" ({str(error).rstrip('.')})" if str(error) else ""
         _leave(1, f"out of memory{said}: lower train.microbatch_tokens or the model's size")
+    except OverflowError as error:  # nothing of ours counts so far by itself
+        _leave(1, f"a number is too large for this machine ({error}): expected smaller sizes in the configuration")
     except Exception as error:  # the last resort: a traceback is for us, not for a user
         if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("sora_ref"):
             _leave(1, _more_packages(error))
+        if isinstance(error, RuntimeError) and "start new thread" in str(error):
+            _leave(1, "no more threads can be started: expected room for some (ulimit -u), or --set workers=1")
         if os.environ.get("SORA_REF_DEBUG"):
             raise
         _leave(
             70, f"a bug of sora-ref, please report it: {type(error).__name__}: {error} (SORA_REF_DEBUG=1 shows where)"
         )
+    finally:
+        terminal.close_streams()
 
 
 def _more_packages(error: ImportError) -> str:
@@ -56,9 +74,14 @@ def _more_packages(error: ImportError) -> str:
 
 
 def _leave(status: int, sentence: str) -> None:
-    print(f"sora-ref: {' '.join(sentence.split())}", file=sys.stderr)
+    from sora_ref.run.terminal import line_of
+
+    with suppress(OSError):  # nobody listens
+        print(f"sora-ref: {line_of(sentence)}", file=sys.stderr)
     sys.exit(status)
 
 
 if __name__ == "__main__":
-    main()
+    from _sora_ref_cli import main as start
+
+    start()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 import secrets
@@ -20,6 +19,7 @@ from sora_ref.checks import require
 from sora_ref.errors import SoRAError, brief, printable, shown
 from sora_ref.storage.documents import Stepped, decode_json, read_json_lines
 from sora_ref.storage.folder import flush_folder
+from sora_ref.storage.json_text import to_json as to_json
 from sora_ref.storage.regular import read_regular as read_regular
 from sora_ref.storage.regular import require_regular as require_regular
 from sora_ref.storage.weights import canonical
@@ -69,26 +69,18 @@ def _permissions(path: Path) -> int | None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_bytes` of UTF-8."""
-    write_bytes(path, text.encode())
+    """`write_bytes` of UTF-8; SoRAError, too, for half of a character's code, which UTF-8 has no bytes for."""
+    try:
+        data = text.encode()
+    except UnicodeEncodeError as error:
+        part = shown(text[max(error.start - 20, 0) : error.end + 20])
+        raise SoRAError(f"{printable(str(path))}: {part} is no text that UTF-8 could hold: expected one") from error
+    write_bytes(path, data)
 
 
 def write_json(path: Path, value: Any) -> None:
     """`write_bytes` of indented JSON."""
     write_text(path, to_json(value, indent=2) + "\n")
-
-
-def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON in which a number that is undefined (NaN, an infinity) is null, for JSON has no word for it."""
-    return json.dumps(_defined(value), indent=indent, ensure_ascii=False, allow_nan=False)
-
-
-def _defined(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _defined(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_defined(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def is_scrap(path: Path) -> bool:
