@@ -16,14 +16,17 @@ from typing import Any, get_args
 import numpy as np
 
 from sora_ref import backends
-from sora_ref.checks import require, require_one_dtype
-from sora_ref.errors import SoRAError
-from sora_ref.linear import SoRA, check_adapter
+from sora_ref.checks import require
+from sora_ref.linear import SoRA
+from sora_ref.models.pretrained import POOLER
 from sora_ref.peft import format as peft_format
+from sora_ref.peft import loaders
+from sora_ref.peft.card import Labels, adapter_card, labels_of
 from sora_ref.peft.compare import Comparison, compare_with_disk
-from sora_ref.peft.documents import LOADER, readme
 from sora_ref.peft.format import CLASSIFIER, ROOT, TASKS, Head, Layout, full_name, lora_key
-from sora_ref.prune import LoRA, absorb_gate, kept_components, prune
+from sora_ref.peft.layouts import arranged, require_exportable
+from sora_ref.peft.rounding import format_of, rounding_bound, stored_lora
+from sora_ref.prune import LoRA
 from sora_ref.storage.folder import write_folder
 from sora_ref.storage.weights import to_bytes
 
@@ -33,24 +36,31 @@ class ExportReport:
     """What was written.
 
     folder, files:   where, and the size of each file in bytes.
-    task_type:       PEFT's: SEQ_CLS with head `cls`, FEATURE_EXTRACTION on the bare encoder with `mean`.
+    base_model:      what the configuration calls it;  local_base: it is the name of a folder here.
+    task_type:       PEFT's: SEQ_CLS with the head `cls` inside, FEATURE_EXTRACTION on the bare encoder otherwise.
     ranks:           components kept, by module; those at 0 carry no adapter.
     rank:            the largest of the written ones: r of the configuration.
     placeholder:     the module given a rank-1 zero adapter because no module kept anything, else None.
     scales_folded:   whether B holds the scales, because `uniform` has one scale and the modules had several.
     modules_to_save: the modules written in full inside the adapter.
+    dtype:           what A and B are stored in.
+    rounding:        how far storing them may move an entry of ΔW at most, by module; a derived bound (`peft.rounding`).
     comparison:      of the folder on the disk with what was meant.
     """
 
     folder: Path
     files: Mapping[str, int]
     layout: Layout
+    base_model: str
+    local_base: bool
     task_type: str
     ranks: Mapping[str, int]
     rank: int
     placeholder: str | None
     scales_folded: bool
     modules_to_save: tuple[str, ...]
+    dtype: str
+    rounding: Mapping[str, float]
     comparison: Comparison
 
 
@@ -62,7 +72,12 @@ def export_adapter(
     head: Head,
     layout: Layout,
     base_model: str,
+    local_base: bool = False,
+    without_head: bool = False,
+    dtype: str | None = None,
+    labels: Sequence[str] = (),
     max_length: int | None = None,
+    licence: str | None = None,
     notes: Sequence[str] = (),
     overwrite: bool = False,
 ) -> ExportReport:
@@ -71,46 +86,56 @@ def export_adapter(
     adapters:   by our module name, pruned or not, any backend, float32 or float64; the gate goes into B.
     saved:      tensors trained outside the adapters, by our name: the classifier's weight and bias always; the pooler
                 and LayerNorms where trained, weight and bias together.
-    head:       `cls` (BertForSequenceClassification) or `mean` (bare BertModel, plus head.safetensors and a loader).
-    layout:     `compact`, each module at its own rank and scale; or `uniform`, all padded with zeros to the largest
-                rank, at their common scale, or where they differ at scale 1 with each s_i multiplied into B.
-    base_model: the base model's name or path, as the reader's machine knows it.
-    max_length: tokens the loader of `mean` truncates to; None for the tokenizer's own limit.
-    notes:      lines for the README.
+    head:       `cls` (BertForSequenceClassification) or `mean` (bare BertModel, plus head.safetensors).
+    layout:     see `peft.layouts`.
+    base_model: the base model's name or path, as the reader's machine knows it.  local_base: it is the name of a
+                folder here, which the README says.
+    without_head: the adapter holds LoRA matrices alone, of the bare encoder; the head stands beside it.
+    dtype:      float32, float64, float16 or bfloat16, of A and B; the adapters' own by default.
+    labels:     names of the outputs, in order; none for transformers' LABEL_0 …, or for regression.
+    max_length: tokens the loader truncates to; None for the tokenizer's own limit.
+    licence:    as the hub names it.  notes: lines for the README.
     overwrite:  replace an earlier export.
     Raises SoRAError, naming the tensor, on what PEFT cannot hold: a trained bias beside an adapter, half of a
-    LayerNorm, a name BERT has not got, numbers that are not finite; and on an existing folder or a disk that refuses.
+    LayerNorm, a name BERT has not got, numbers that are not finite or not in `dtype`; and on an existing folder or a
+    disk that refuses.
     """
     require(head in TASKS, f"head is {head!r}: expected one of {', '.join(TASKS)}")
     require(layout in get_args(Layout), f"layout is {layout!r}: expected one of {', '.join(get_args(Layout))}")
     require(bool(adapters), "there is no adapter to export: expected at least one module")
-    folded = {module: _folded(module, adapter) for module, adapter in adapters.items()}
-    ranks = {module: _rank(lora) for module, lora in folded.items()}
-    loras = {module: lora for module, lora in folded.items() if ranks[module] > 0}
-    placeholder = None if loras else next(iter(folded))
-    if placeholder is not None:
-        loras = {placeholder: _zero_of_rank_1(folded[placeholder])}
-    fold_scales = layout == "uniform" and len({lora.s for lora in loras.values()}) > 1
-    if layout == "uniform":
-        loras = _uniform(loras, fold_scales=fold_scales)
-
+    made = arranged(adapters, layout)
+    loras, rounding = _stored(made.loras, adapters, dtype)
     tensors = _checked_saved(saved, adapters)
-    beside = {name: tensors[name] for name in CLASSIFIER} if head == "mean" else {}
+    task = TASKS["mean" if without_head else head]
+    beside = _beside(tensors, head, without_head)
     inside = {name: tensor for name, tensor in tensors.items() if name not in beside}
     modules_to_save = tuple(dict.fromkeys(_module(name) for name in inside))
-    config = peft_format.lora_config(loras, modules_to_save, head=head, layout=layout, base_model=base_model)
-    outputs = tensors["classifier.weight"].shape[0]
-    text = readme(base_model=base_model, head=head, layout=layout, outputs=outputs, ranks=ranks, notes=notes)
+    config = peft_format.lora_config(loras, modules_to_save, task=task, layout=layout, base_model=base_model)
+    about = labels_of(tensors["classifier.weight"].shape[0], labels, max_length)
+    stored_as = dtype or str(next(iter(loras.values())).A.dtype)
+    text = adapter_card(
+        base_model=base_model,
+        local=local_base,
+        whole=not beside,
+        saved=modules_to_save,
+        layout=layout,
+        dtype=stored_as,
+        labels=about,
+        ranks=made.ranks,
+        licence=licence,
+        notes=notes,
+    )
+    keyed = _keyed(loras, inside, task.prefix)
+    halves = {key: stored_as for key in keyed if ".lora_" in key}
     files = {
         peft_format.CONFIG_FILE: (json.dumps(config, indent=2) + "\n").encode(),
-        peft_format.WEIGHTS_FILE: to_bytes(_keyed(loras, inside, TASKS[head].prefix), {}),
+        peft_format.WEIGHTS_FILE: to_bytes(keyed, {}, halves),
+        peft_format.LABELS_FILE: about.as_json().encode(),
         peft_format.README_FILE: text.encode(),
+        peft_format.LOADER_FILE: (loaders.PEFT_BESIDE if beside else loaders.PEFT_WHOLE).encode(),
     }
-    if head == "mean":
-        limit = {} if max_length is None else {"max_length": str(max_length)}
-        about = {"pooling": "mean", "pooled": "last hidden state, over the attention mask", **limit}
-        files[peft_format.HEAD_FILE] = to_bytes(beside, about)
-        files[peft_format.LOADER_FILE] = LOADER.encode()
+    if beside:
+        files[peft_format.HEAD_FILE] = head_bytes(beside, head, about)
     comparison = write_folder(
         folder,
         files,
@@ -122,55 +147,52 @@ def export_adapter(
         folder=folder,
         files={name: len(data) for name, data in files.items()},
         layout=layout,
-        task_type=TASKS[head].task_type,
-        ranks=ranks,
+        base_model=base_model,
+        local_base=local_base,
+        task_type=task.task_type,
+        ranks=made.ranks,
         rank=config["r"],
-        placeholder=placeholder,
-        scales_folded=fold_scales,
+        placeholder=made.placeholder,
+        scales_folded=made.scales_folded,
         modules_to_save=modules_to_save,
+        dtype=stored_as,
+        rounding=rounding,
         comparison=comparison,
     )
 
 
-def _folded(module: str, adapter: SoRA) -> LoRA:
-    """The plain LoRA of the kept components, on the host: B' = B[:, kept] diag(g[kept]), scale s."""
-    require(
-        peft_format.ADAPTABLE.fullmatch(module) is not None,
-        f"{module} carries an adapter: expected the name of a linear layer of BERT, without the prefix bert.",
-    )
-    A, g, B = (backends.to_host(array) for array in adapter[:3])
-    host = SoRA(A, g, B, float(adapter.s))
-    try:
-        check_adapter(host, B.shape[0], A.shape[-1])
-        require_one_dtype({"A": A, "g": g, "B": B})
-        with np.errstate(over="ignore"):  # refused below, by name
-            lora = absorb_gate(prune(host, kept_components(g)))
-    except SoRAError as error:
-        raise SoRAError(f"{module}: {error}") from error
-    for name, matrix in (("A", lora.A), ("B diag(g)", lora.B)):
-        _require_exportable(f"{module}: {name}", matrix)
-    return lora
+def head_bytes(tensors: Mapping[str, np.ndarray], head: Head, labels: Labels) -> bytes:
+    """`head.safetensors`: the trained head, and in its notes what it is a map of."""
+    pooled = {"mean": "last hidden state, over the attention mask", "cls": "first token, dense layer, tanh"}[head]
+    limit = {} if labels.max_length is None else {"max_length": str(labels.max_length)}
+    return to_bytes(tensors, {"pooling": head, "pooled": pooled, **limit})
 
 
-def _rank(lora: LoRA) -> int:
-    return int(lora.A.shape[0])
+def _stored(
+    loras: Mapping[str, LoRA], adapters: Mapping[str, SoRA], dtype: str | None
+) -> tuple[dict[str, LoRA], dict[str, float]]:
+    """The LoRAs in the dtype they are written in, by default each adapter's own; and the bound of their rounding."""
+    stored, bounds = {}, {}
+    for module, lora in loras.items():
+        own = str(backends.to_host(adapters[module].A).dtype)
+        form = format_of(dtype or own)
+        stored[module] = stored_lora(module, lora, form)
+        keeps_A = form.name in (own, "float64")
+        bounds[module] = float(np.max(rounding_bound(lora, form, keeps_A=keeps_A), initial=0.0))
+    return stored, bounds
 
 
-def _zero_of_rank_1(lora: LoRA) -> LoRA:
-    """PEFT refuses rank 0 and an adapter without modules, so where nothing was kept one module says ΔW = 0."""
-    A, B, s = lora
-    return LoRA(np.zeros((1, A.shape[1]), A.dtype), np.zeros((B.shape[0], 1), B.dtype), s)
+def _beside(tensors: Mapping[str, np.ndarray], head: Head, without_head: bool) -> dict[str, np.ndarray]:
+    """What goes into head.safetensors: with mean pooling the classifier, without a head inside all of the head.
 
-
-def _uniform(loras: Mapping[str, LoRA], *, fold_scales: bool) -> dict[str, LoRA]:
-    """Every A (r_i, in) and B (out, r_i) padded with zeros to (R, in) and (out, R), at one scale."""
-    R = max(map(_rank, loras.values()))
-    padded = {}
-    for module, (A, B, s) in loras.items():
-        missing = R - A.shape[0]
-        wide_A, wide_B = np.pad(A, ((0, missing), (0, 0))), np.pad(B, ((0, 0), (0, missing)))
-        padded[module] = LoRA(wide_A, s * wide_B, 1.0) if fold_scales else LoRA(wide_A, wide_B, s)
-    return padded
+    SoRAError, by name, where more than the head would have to stay inside.
+    """
+    if not without_head:
+        return {name: tensors[name] for name in CLASSIFIER} if head == "mean" else {}
+    beside = {name: tensor for name, tensor in tensors.items() if name in (*CLASSIFIER, *POOLER)}
+    left = [name for name in tensors if name not in beside]
+    require(not left, f"{left[0] if left else ''} is trained: expected LoRA matrices alone, where the head is left out")
+    return beside
 
 
 def _checked_saved(saved: Mapping[str, Any], adapters: Mapping[str, SoRA]) -> dict[str, np.ndarray]:
@@ -193,13 +215,8 @@ def _checked_saved(saved: Mapping[str, Any], adapters: Mapping[str, SoRA]) -> di
             )
     tensors = {name: backends.to_host(tensor) for name, tensor in saved.items()}
     for name, tensor in tensors.items():
-        _require_exportable(name, tensor)
+        require_exportable(name, tensor)
     return tensors
-
-
-def _require_exportable(name: str, array: np.ndarray) -> None:
-    require(array.dtype in (np.float32, np.float64), f"{name} has dtype {array.dtype}: expected float32 or float64")
-    require(bool(np.isfinite(array).all()), f"{name} is not finite: expected finite numbers")
 
 
 def _module(name: str) -> str:

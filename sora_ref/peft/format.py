@@ -17,14 +17,15 @@ from typing import Any, Literal, NamedTuple
 from sora_ref.prune import LoRA
 
 Head = Literal["cls", "mean"]
-Layout = Literal["compact", "uniform"]
+Layout = Literal["compact", "uniform", "folded"]
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 HEAD_FILE = "head.safetensors"
 LOADER_FILE = "load_with_peft.py"
+LABELS_FILE = "labels.json"
 README_FILE = "README.md"
-FILES = (CONFIG_FILE, WEIGHTS_FILE, HEAD_FILE, LOADER_FILE, README_FILE)
+FILES = (CONFIG_FILE, WEIGHTS_FILE, HEAD_FILE, LABELS_FILE, LOADER_FILE, README_FILE)
 
 BERT = "bert."
 ROOT = "base_model.model."  # PEFT's own wrapping, in front of every full name
@@ -102,23 +103,25 @@ def lora_key(full: str, matrix: Literal["A", "B"]) -> str:
 
 
 def lora_config(
-    loras: Mapping[str, LoRA], saved: Collection[str], *, head: Head, layout: Layout, base_model: str
+    loras: Mapping[str, LoRA], saved: Collection[str], *, task: Task, layout: Layout, base_model: str
 ) -> dict[str, Any]:
     r"""The contents of `adapter_config.json`.
 
         r = R = max r_i     lora_alpha = s·R     compact: rank_pattern r_i, alpha_pattern s_i·r_i
+                                                 folded:  rank_pattern r_i, for s_i·r_i = R in every module
 
-    loras: what is written, by our name; `uniform` expects one rank and one scale.  saved: modules written in full.
+    loras: what is written, by our name, arranged for the layout.  saved: modules written in full.
 
     Targets and pattern keys are full names as they stand: each matches its own module and no other in every PEFT from
     0.13 on.  PEFT 0.15 and later match `(.*\.)?(key)$`, where a dot of the key stands for any character, and no name
     of this table is another's end; 0.14 and earlier match `.*\.key$`, which no full name does, and then look the name
     itself up, which neither `^` nor an escaped dot may alter.
     """
-    task_type, prefix = TASKS[head]
+    task_type, prefix = task
     largest = max(loras.values(), key=lambda lora: lora.A.shape[0])
     names = {full_name(module, prefix): lora for module, lora in loras.items()}
-    compact = layout == "compact"
+    ranks = {name: lora.A.shape[0] for name, lora in names.items()}
+    alphas = {name: _alpha(lora) for name, lora in names.items()}
     return {
         "peft_type": "LORA",
         "task_type": task_type,
@@ -130,8 +133,8 @@ def lora_config(
         "r": largest.A.shape[0],
         "lora_alpha": _alpha(largest),
         "target_modules": list(names),
-        "rank_pattern": {name: lora.A.shape[0] for name, lora in names.items()} if compact else {},
-        "alpha_pattern": {name: _alpha(lora) for name, lora in names.items()} if compact else {},
+        "rank_pattern": {} if layout == "uniform" else ranks,
+        "alpha_pattern": alphas if layout == "compact" else {},
         "modules_to_save": [full_name(module, prefix) for module in saved] or None,
     }
 

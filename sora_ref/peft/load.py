@@ -11,11 +11,24 @@ from typing import Any
 import numpy as np
 
 from sora_ref.checks import require
+from sora_ref.errors import shown
 from sora_ref.linear import SoRA
+from sora_ref.models.pretrained import POOLER
 from sora_ref.models.tensors import Tensors, read_tensors
 from sora_ref.peft import format as peft_format
 from sora_ref.peft.config import listed, read_config
-from sora_ref.peft.format import BERT, CLASSIFIER, CONFIG_FILE, HEAD_FILE, ROOT, WEIGHTS_FILE, Head, lora_key, our_name
+from sora_ref.peft.format import (
+    BERT,
+    CLASSIFIER,
+    CONFIG_FILE,
+    HEAD_FILE,
+    ROOT,
+    TASKS,
+    WEIGHTS_FILE,
+    Head,
+    lora_key,
+    our_name,
+)
 from sora_ref.prune import LoRA
 
 _LORA_KEY = re.compile(r"(.+)\.lora_[AB]\.weight")
@@ -67,7 +80,7 @@ def read_adapter(folder: Path) -> PeftAdapter:
     head: Head | None = "cls" if task == "SEQ_CLS" else None
     if task == "FEATURE_EXTRACTION" and (folder / HEAD_FILE).exists():
         head_file = _read_head(folder / HEAD_FILE)
-        head, saved, cast = "mean", saved | head_file.arrays, cast | head_file.cast
+        head, saved, cast = _pooling(head_file), saved | head_file.arrays, cast | head_file.cast
     return PeftAdapter(
         loras={our_name(module): lora for module, lora in loras.items()},
         saved={our_name(name): array for name, array in saved.items()},
@@ -134,14 +147,19 @@ def _require_saved(path: Path, config: Mapping[str, Any], saved: Mapping[str, np
 
 
 def _read_head(path: Path) -> Tensors:
-    """`head.safetensors` of an export with mean pooling."""
+    """`head.safetensors` of an export: a classifier, on the mean or, with or without its pooler, on the first token."""
     head = read_tensors(path)
     pooling = head.metadata.get("pooling")
-    require(pooling == "mean", f"{path}: pooling is {pooling!r}: expected 'mean'")
+    require(pooling in TASKS, f"{path}: pooling is {shown(pooling)}: expected {' or '.join(map(repr, TASKS))}")
     _require_classifier(path, head.arrays)
-    foreign = [name for name in head.arrays if name not in CLASSIFIER]
-    require(not foreign, f"{path} has {listed(foreign)}: expected {' and '.join(CLASSIFIER)} alone")
+    own = (*CLASSIFIER, *(POOLER if pooling == "cls" else ()))
+    foreign = [name for name in head.arrays if name not in own]
+    require(not foreign, f"{path} has {listed(foreign)}: expected {' and '.join(own)} alone")
     return head
+
+
+def _pooling(head: Tensors) -> Head:
+    return "cls" if head.metadata["pooling"] == "cls" else "mean"
 
 
 def _require_classifier(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -6,7 +6,7 @@ Every command imports what it needs when it runs, so that `sora-ref --help` is i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,6 +59,12 @@ def _output(function: F) -> F:
 
 _run = click.argument("run", type=click.Path(path_type=Path))
 _stage = click.option("--stage", type=click.IntRange(min=0), help="A stage of the sparsifying scheduler.")
+_stored_as = click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float64", "float16", "bfloat16"]),
+    help="What the weights are stored in; by default as trained.",
+)
+_licence = click.option("--license", "licence", help="For the README, as the hub names it: apache-2.0, mit, …")
 _new_folder = click.option("--out", required=True, type=click.Path(path_type=Path), help="A new folder.")
 
 
@@ -232,44 +238,91 @@ def prune(run: Path, out: Path, stage: int | None, as_json: bool, quiet: bool) -
 @cli.command()
 @_run
 @_new_folder
+@_stored_as
+@_licence
 @_stage
 @_output
-def merge(run: Path, out: Path, stage: int | None, as_json: bool, quiet: bool) -> None:
+def merge(
+    run: Path, out: Path, dtype: str | None, licence: str | None, stage: int | None, as_json: bool, quiet: bool
+) -> None:
     """Merge the adapters into the base weights; the result is a Hugging Face folder without adapters."""
     from sora_ref.run.ship import write_merged
 
     loaded = _load(run, stage, None, None, quiet)
-    write_merged(loaded, out)
-    merged = len(loaded.setup.scales)
-    _show({"out": str(out), "modules": merged}, [f"{out}: {merged} modules merged"], as_json)
+    bounds = write_merged(loaded, out, dtype=dtype, licence=licence)
+    lines = [f"{out}: {len(bounds)} modules merged", *_rounding_lines(bounds, dtype, "a merged weight")]
+    _show({"out": str(out), "modules": len(bounds), "rounding": bounds}, lines, as_json)
 
 
 @cli.command()
 @_run
 @_new_folder
-@click.option("--layout", type=click.Choice(["compact", "uniform"]), default="compact", show_default=True)
 @click.option(
-    "--base-model", help="What the adapter calls its base model; by default its name on the hub, or its folder."
+    "--layout",
+    type=click.Choice(["compact", "uniform", "folded"]),
+    default="compact",
+    show_default=True,
+    help="Each module's own rank and scale; one rank and alpha for all, as servers want; own ranks under one alpha.",
 )
+@click.option(
+    "--base-model", help="What the adapter calls its base model; by default its name on the hub, or of its folder."
+)
+@click.option(
+    "--without-head", is_flag=True, help="LoRA matrices alone in the adapter, as vLLM and llama.cpp want; head beside."
+)
+@_stored_as
+@_licence
 @_stage
 @_output
 def export(
-    run: Path, out: Path, layout: Any, base_model: str | None, stage: int | None, as_json: bool, quiet: bool
+    run: Path,
+    out: Path,
+    layout: Any,
+    base_model: str | None,
+    without_head: bool,
+    dtype: str | None,
+    licence: str | None,
+    stage: int | None,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Write a PEFT LoRA adapter, read it back and compare."""
     from sora_ref.run.ship import write_peft
 
-    report = write_peft(_load(run, stage, None, None, quiet), out, layout, base_model)
+    loaded = _load(run, stage, None, None, quiet)
+    report = write_peft(loaded, out, layout, base_model, without_head=without_head, dtype=dtype, licence=licence)
     same = report.comparison
     lines = [
         f"{out}: {report.task_type}, layout {report.layout}, {sum(report.ranks.values())} components in "
         f"{sum(rank > 0 for rank in report.ranks.values())} of {len(report.ranks)} modules",
         f"read back: {same.tensors} tensors, largest difference {same.max_abs_diff:g}",
+        *_rounding_lines(report.rounding, dtype, "an adapter's weight change"),
     ]
     if report.placeholder:
         lines.append(f"every module is at rank 0, which PEFT refuses: {report.placeholder} carries a zero of rank 1")
-    facts = {"out": str(out), "layout": report.layout, "ranks": dict(report.ranks), "compared": same._asdict()}
+    if report.local_base:
+        lines.append(
+            f"the adapter calls its base model {report.base_model}, the name of a folder here: "
+            "--base-model says what others know it by"
+        )
+    facts = {
+        "out": str(out),
+        "layout": report.layout,
+        "base_model": report.base_model,
+        "dtype": report.dtype,
+        "ranks": dict(report.ranks),
+        "rounding": dict(report.rounding),
+        "compared": same._asdict(),
+    }
     _show(facts, lines, as_json)
+
+
+def _rounding_lines(bounds: Mapping[str, float], dtype: str | None, what: str) -> list[str]:
+    """The largest bound of the modules, where a dtype was asked for."""
+    if dtype is None or not bounds:
+        return []
+    worst = max(bounds, key=lambda module: bounds[module])
+    return [f"rounding to {dtype} moves no entry of {what} by more than {bounds[worst]:.1e}, the bound of {worst}"]
 
 
 @cli.command()

@@ -8,18 +8,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from msgspec.structs import replace as replace_fields
 
 from sora_ref import kept_components, merge, prune
 from sora_ref.backends import Array
 from sora_ref.checks import require
+from sora_ref.errors import printable
 from sora_ref.peft import ExportReport, export_adapter
 from sora_ref.peft.format import Layout
-from sora_ref.run.checkpoint import checkpoint_bytes, without_moments
+from sora_ref.peft.rounding import Format, format_of
+from sora_ref.run.checkpoint import Trained, checkpoint_bytes, without_moments
 from sora_ref.run.config import Config, dump_config
-from sora_ref.run.fetch import ARTEFACTS
+from sora_ref.run.merged import hub_name, labels_of_setup, merged_config, merged_extras
 from sora_ref.run.setup import Params, Setup, to_host
-from sora_ref.run.text import tokenizer_files
+from sora_ref.run.tokenizer_files import tokenizer_files
 from sora_ref.run.trained import ADAPTER, Loaded
 from sora_ref.storage.folder import write_folder
 from sora_ref.storage.weights import to_bytes
@@ -40,83 +43,129 @@ def merged_params(setup: Setup, params: Params) -> tuple[dict[str, Array], dict[
     merged = dict(frozen)
     for module, adapter in setup.adapters(params).items():
         name = f"{module}.weight"
-        merged[name] = merge(frozen[name], adapter, name=name, others=frozen, keep_base=False).W
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused before it is written
+            merged[name] = merge(frozen[name], adapter, name=name, others=frozen, keep_base=False).W
     return merged, setup.head(params)
 
 
 def write_pruned(loaded: Loaded, out: Path) -> dict[str, int]:
     """Write the pruned adapter into a new folder that every command accepts; returns the rank of each module."""
+    _require_finite(loaded)
     setup = loaded.setup
     params = to_host(setup, pruned_params(setup, loaded.params))
     config = replace_fields(setup.config, adapter=replace_fields(setup.config.adapter, gated=True))
-    files = _run_files(config, checkpoint_bytes(replace(without_moments(loaded.trained), params=params)))
-    _write(out, files)
+    _write(out, _run_files(config, replace(loaded.trained, params=params)))
     return {module: params[f"{module}.sora_g"].shape[0] for module in setup.scales}
 
 
-def write_merged(loaded: Loaded, out: Path) -> None:
+def write_merged(
+    loaded: Loaded, out: Path, *, dtype: str | None = None, licence: str | None = None
+) -> dict[str, float]:
     """Write the merged model as a Hugging Face folder that every command, and transformers, accepts.
 
-    With the CLS head it is a BertForSequenceClassification; with mean pooling a BertModel, the linear head beside it in
-    adapter.safetensors.
+    With the CLS head it is a BertForSequenceClassification; with mean pooling a BertModel, the linear head beside it,
+    in adapter.safetensors for us and in head.safetensors for the loader that comes with it.
+
+    dtype:   float32, float64, float16 or bfloat16, of all weights; that of the work by default.
+    licence: as the hub names it, for the README.
+    Returns how far storing may move an entry of each merged weight: u|W| + σ (see `peft.rounding`), 0 as computed.
+    Raises SoRAError, naming the tensor, where a weight is not finite, or not in `dtype`.
     """
     setup = loaded.setup
     require(setup.folder != loaded.file.parent, f"{loaded.file.parent} is merged already: expected a run")
+    _require_finite(loaded)
     merged, trained = merged_params(setup, loaded.params)
     weights = to_host(setup, {**merged, **trained})
     cls = setup.model.head == "cls"
     if not cls:
         weights = {name: array for name, array in weights.items() if not name.startswith("classifier.")}
+    form = format_of(dtype or setup.config.dtype)
+    stored = {name: _stored(name, array, setup.config.dtype, form) for name, array in weights.items()}
+    bounds = {
+        module: 0.0
+        if form.name in (setup.config.dtype, "float64")
+        else form.unit * float(np.max(np.abs(weights[f"{module}.weight"]), initial=0)) + form.spacing
+        for module in setup.scales
+    }
 
-    config = json.loads((setup.folder / "config.json").read_text(encoding="utf-8"))
-    config["dtype"] = setup.config.dtype
-    config.pop("torch_dtype", None)
-    config["architectures"] = ["BertForSequenceClassification" if cls else "BertModel"]
-    if cls:
-        names = setup.labels.names or ("value",)
-        config["id2label"] = {str(index): name for index, name in enumerate(names)}
-        config["label2id"] = {name: index for index, name in enumerate(names)}
-        regression = setup.labels.kind == "regression"
-        config["problem_type"] = "regression" if regression else "single_label_classification"
     here = replace_fields(
         setup.config,
         model=replace_fields(setup.config.model, path="."),
         adapter=replace_fields(setup.config.adapter, kinds=[], norms=False, biases=False),
     )
+    named = {_hugging_face_name(name, cls): array for name, array in stored.items()}
     head = {name: array for name, array in to_host(setup, trained).items() if name in setup.fresh}
     files = {
-        "config.json": (json.dumps(config, indent=2) + "\n").encode(),
-        "model.safetensors": to_bytes({_hugging_face_name(name, cls): array for name, array in weights.items()}, {}),
-        **{path.name: path.read_bytes() for path in tokenizer_files(setup.folder)},
+        "config.json": (json.dumps(merged_config(setup, form.name), indent=2) + "\n").encode(),
+        "model.safetensors": to_bytes(named, {}, dict.fromkeys(named, form.name)),
+        **tokenizer_files(setup.folder),
+        **merged_extras(setup, head, licence),
     }
     base = hashlib.sha256(files["model.safetensors"]).hexdigest()
-    shipped = replace(without_moments(loaded.trained), params=head, scales={}, base=base)
-    _write(out, files | _run_files(here, checkpoint_bytes(shipped)))
+    shipped = replace(loaded.trained, params=head, scales={}, base=base)
+    _write(out, files | _run_files(here, shipped))
+    return bounds
 
 
-def write_peft(loaded: Loaded, out: Path, layout: Layout, base_model: str | None = None) -> ExportReport:
+def write_peft(
+    loaded: Loaded,
+    out: Path,
+    layout: Layout,
+    base_model: str | None = None,
+    *,
+    without_head: bool = False,
+    dtype: str | None = None,
+    licence: str | None = None,
+) -> ExportReport:
     """Write a PEFT LoRA adapter, read it back and compare (see `peft.export_adapter`).
 
     base_model: what the adapter's configuration calls its base; by default the hub's name of a fetched model, else
-    the folder.
+    the name of its folder, without the path, which would mean nothing on another machine.
     """
     setup = loaded.setup
     require(bool(setup.scales), f"{loaded.file}: no adapters in it: expected a run with adapter.kinds")
-    path = setup.config.model.path
-    named = ARTEFACTS[path].hub if path in ARTEFACTS else None
+    _require_finite(loaded)
+    named = base_model or hub_name(setup)
+    labels = labels_of_setup(setup)
     return export_adapter(
         out,
         setup.adapters(loaded.params),
         to_host(setup, setup.head(loaded.params)),
         head=setup.model.head,
         layout=layout,
-        base_model=base_model or named or str(setup.folder),
-        max_length=setup.config.model.max_length,
+        base_model=named or setup.folder.name,
+        local_base=named is None,
+        without_head=without_head,
+        dtype=dtype,
+        labels=setup.labels.names,
+        max_length=labels.max_length,
+        licence=licence,
     )
 
 
-def _run_files(config: Config, adapter: bytes) -> dict[str, bytes]:
-    return {"config.toml": dump_config(config).encode(), ADAPTER: adapter}
+def _require_finite(loaded: Loaded) -> None:
+    """SoRAError, naming the tensor, where what was trained is not finite: nothing of it shall leave."""
+    for name, array in to_host(loaded.setup, loaded.params).items():
+        _require_sound(printable(name), array, f"not finite, in {printable(str(loaded.file))}: expected finite numbers")
+
+
+def _stored(name: str, array: np.ndarray, own: str, form: Format) -> np.ndarray:
+    """A weight in the format it is stored in; SoRAError where it overflowed when it was merged, or does so now."""
+    merged = f"not finite once merged in {own}: expected numbers that {own} can hold"
+    _require_sound(name, array, merged)
+    stored = form.round(array)
+    _require_sound(name, stored, f"not finite in {form.name}: expected numbers that it can hold")
+    return stored
+
+
+def _require_sound(name: str, array: np.ndarray, what: str) -> None:
+    require(bool(np.isfinite(array).all()), f"{name} is {what}")
+
+
+def _run_files(config: Config, trained: Trained) -> dict[str, bytes]:
+    """A run's configuration and parameters, without the seconds it took, in which equal runs differ."""
+    timeless = replace(without_moments(trained), position=replace(trained.position, seconds=0.0))
+    return {"config.toml": dump_config(config).encode(), ADAPTER: checkpoint_bytes(timeless)}
 
 
 def _write(out: Path, files: Mapping[str, bytes]) -> None:

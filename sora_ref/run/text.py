@@ -130,9 +130,3 @@ def pad(encoded: Encoded, rows: np.ndarray, backend: Backend) -> Batch:
         length = int(encoded.lengths[row])
         ids[place, :length], types[place, :length], mask[place, :length] = encoded.ids[row], encoded.types[row], True
     return Batch(*(backend.from_host(array) for array in (ids, types, mask)))
-
-
-def tokenizer_files(folder: Path) -> list[Path]:
-    """The files of a model folder that belong to its tokeniser."""
-    names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
-    return [folder / name for name in names if (folder / name).is_file()]

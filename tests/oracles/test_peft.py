@@ -10,12 +10,15 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from sora_ref.errors import SoRAError
 from sora_ref.linear import SoRA
@@ -33,13 +36,14 @@ peft = pytest.importorskip("peft", reason=f"peft {WANTED}")
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
+WEIGHTS = "model.safetensors"
 HIDDEN, WIDE, LAYERS, OUTPUTS = 16, 24, 12, 3  # 12 layers, so that layer 1 is told from layers 10 and 11
 TOLERANCE = 1024 * 2.0**-53
 SIZES = BertConfig(12, HIDDEN, LAYERS, 2, WIDE, 16, 2)
 MODULES = linear_modules(SIZES)
 SHAPES = SIZES.shapes() | {"pooler.dense.weight": (HIDDEN, HIDDEN), "pooler.dense.bias": (HIDDEN,)}
 
-layouts = pytest.mark.parametrize("layout", ["compact", "uniform"])
+layouts = pytest.mark.parametrize("layout", get_args(Layout))
 heads = pytest.mark.parametrize("head", ["cls", "mean"])
 
 
@@ -137,8 +141,7 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.mark.independent("SORA-PRUNE-2", "SORA-PRUNE-3", "SORA-PRUNE-4")
 @heads
 @layouts
-@pytest.mark.parametrize("several_scales", [False, True])
-@pytest.mark.parametrize("all_saved", [False, True])
+@pytest.mark.parametrize(("several_scales", "all_saved"), [(False, False), (True, True)])
 def test_peft_computes_with_the_export_what_the_merged_weights_compute(
     base: Path, batch: Any, tmp_path: Path, head: Head, layout: Layout, several_scales: bool, all_saved: bool
 ) -> None:
@@ -174,7 +177,10 @@ def test_transformers_load_adapter_computes_the_same(
 def test_shipped_loader_computes_mean_pooled_logits(base: Path, batch: Any, tmp_path: Path, layout: Layout) -> None:
     adapters, saved = random_adapters(), random_saved(all_of_it=False)
     folder = tmp_path / "adapter"
-    export_adapter(folder, adapters, saved, head="mean", layout=layout, base_model=str(base), max_length=6)
+    names = ["bad", "so so", "good"]
+    export_adapter(
+        folder, adapters, saved, head="mean", layout=layout, base_model=str(base), labels=names, max_length=6
+    )
     loaded = runpy.run_path(str(folder / LOADER_FILE))["Classifier"]()
     with torch.no_grad():
         hidden = by_hand(base, "mean", adapters, saved)(**batch).last_hidden_state.numpy()
@@ -183,31 +189,102 @@ def test_shipped_loader_computes_mean_pooled_logits(base: Path, batch: Any, tmp_
     assert distance(loaded.logits(batch).numpy(), want) <= TOLERANCE
 
     texts = ["a fine film", "this plot was dull a film was fine"]
-    assert loaded.tokenizer(texts, truncation=True, max_length=loaded.max_length)["input_ids"][1][5:] == [3]
-    one_by_one = [loaded.predict([text])[0] for text in texts]
-    assert loaded.predict(texts) == one_by_one
-    assert loaded.predict(["a fine film"], ["dull"]) == [
-        int(
-            loaded.logits(
-                loaded.tokenizer(["a fine film"], ["dull"], truncation=True, max_length=6, return_tensors="pt")
-            ).argmax()
-        )
-    ]
+
+    def cut(*texts: Any) -> Any:
+        return loaded.tokenizer(*texts, truncation=True, max_length=6, padding=True, return_tensors="pt")
+
+    assert cut(texts)["input_ids"][1][5:].tolist() == [3]
+    assert loaded.predict(texts) == [names[row] for row in loaded.logits(cut(texts)).argmax(dim=1).tolist()]
+    assert loaded.predict(texts) == [loaded.predict([text])[0] for text in texts]
+    pair = loaded.logits(cut(["a fine film"], ["dull"]))
+    assert loaded.predict(["a fine film"], ["dull"]) == [names[int(pair.argmax())]]
 
 
 @pytest.mark.independent("SORA-PRUNE-3")
-def test_code_in_the_readme_loads_the_classifier(
-    base: Path, batch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@layouts
+def test_loader_of_the_head_free_form_computes_the_logits_of_the_whole(
+    base: Path, batch: Any, tmp_path: Path, layout: Layout
+) -> None:
+    """The pooler from the head's file where it was trained, else the base's own."""
+    for saved in (random_saved(all_of_it=False), random_saved(all_of_it=False) | random_pooler()):
+        adapters, folder = random_adapters(), tmp_path / str(len(saved))
+        about: dict[str, Any] = {"layout": layout, "base_model": str(base), "without_head": True}
+        export_adapter(folder, adapters, saved, head="cls", **about)
+        loaded = runpy.run_path(str(folder / LOADER_FILE))["Classifier"]()
+        want = output(by_hand(base, "cls", adapters, saved), batch)
+        assert distance(loaded.logits(batch).numpy(), want) <= TOLERANCE
+
+
+def random_pooler() -> dict[str, np.ndarray]:
+    return {name: array for name, array in random_saved(all_of_it=True).items() if name.startswith("pooler")}
+
+
+@pytest.mark.independent("SORA-PRUNE-3")
+@layouts
+def test_pooler_that_is_new_in_both_comes_with_the_adapter(
+    base: Path, batch: Any, tmp_path: Path, layout: Layout
+) -> None:
+    """A base without a pooler, as a masked language model has none: whatever is drawn for it, the logits are ours."""
+    bare = tmp_path / "bare"
+    shutil.copytree(base, bare)
+    weights = load_file(bare / "model.safetensors")
+    save_file({k: v for k, v in weights.items() if "pooler" not in k and "classifier" not in k}, bare / WEIGHTS)
+    adapters, saved = random_adapters(), random_saved(all_of_it=False) | random_pooler()
+    want = output(by_hand(base, "cls", adapters, saved), batch)
+    export_adapter(tmp_path / "a", adapters, saved, head="cls", layout=layout, base_model=str(bare))
+    drawn = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model = auto("cls").from_pretrained(bare, dtype=torch.float64)
+        drawn.append(model.bert.pooler.dense.weight.detach().numpy().copy())
+        assert distance(output(peft.PeftModel.from_pretrained(model, tmp_path / "a").eval(), batch), want) <= TOLERANCE
+    assert not np.array_equal(*drawn)
+
+
+@pytest.mark.independent("SORA-PRUNE-3")
+@layouts
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_peft_loads_half_precision_as_we_stored_it(base: Path, tmp_path: Path, layout: Layout, dtype: str) -> None:
+    adapters, saved = random_adapters(several_scales=True), random_saved(all_of_it=False)
+    folder = tmp_path / "adapter"
+    about: dict[str, Any] = {"layout": layout, "base_model": str(base), "dtype": dtype}
+    report = export_adapter(folder, adapters, saved, head="cls", **about)
+    model = peft.PeftModel.from_pretrained(auto("cls").from_pretrained(base), folder).eval()
+    layers = {n.removeprefix("base_model.model.bert."): layer for n, layer in model.named_modules()}
+    shares = []
+    for module in (name for name, rank in report.ranks.items() if rank):
+        lora = layers[module]
+        A, B = (getattr(lora, f"lora_{m}")["default"].weight.detach().double().numpy() for m in "AB")
+        moved = np.max(np.abs(lora.scaling["default"] * B @ A - delta(adapters[module])))
+        shares.append(moved / report.rounding[module])
+    assert max(shares) <= 1
+    assert max(shares) > 0.1, "the bound is idle"
+
+
+@pytest.mark.independent("SORA-PRUNE-3")
+@heads
+def test_every_piece_of_code_in_the_readme_loads_the_classifier(
+    base: Path, batch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: Head
 ) -> None:
     adapters, saved = random_adapters(), random_saved(all_of_it=False)
     folder = tmp_path / "adapter"
-    export_adapter(folder, adapters, saved, head="cls", layout="compact", base_model=str(base))
-    code = re.search("```python\n(.*?)```", (folder / README_FILE).read_text(), re.DOTALL)
-    assert code is not None
+    labels = ["bad", "so so", "good"]
+    export_adapter(folder, adapters, saved, head=head, layout="compact", base_model=str(base), labels=labels)
+    pieces = re.findall("```python\n(.*?)```", (folder / README_FILE).read_text(), re.DOTALL)
+    assert len(pieces) == (2 if head == "cls" else 1)
     monkeypatch.chdir(folder)
-    names: dict[str, Any] = {"batch": batch}
-    exec(code[1], names)
-    assert distance(names["logits"].numpy(), output(by_hand(base, "cls", adapters, saved), batch)) <= TOLERANCE
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "load_with_peft", raising=False)
+    names: dict[str, Any] = {}
+    exec(pieces[0], names)
+    loaded = names["model"]
+    tokens = loaded.tokenizer(["a fine film", "a dull one"], padding=True, return_tensors="pt")
+    assert names["predictions"] == [labels[row] for row in loaded.logits(tokens).argmax(dim=1).tolist()]
+    if head == "cls":
+        exec(pieces[1], names)
+        want = output(by_hand(base, "cls", adapters, saved), batch)
+        assert distance(output(names["model"], batch), want) <= TOLERANCE
+        assert distance(loaded.logits(batch).numpy(), want) <= TOLERANCE
 
 
 @pytest.mark.independent("SORA-LINEAR-1", "SORA-PRUNE-2", "SORA-PRUNE-3")

@@ -36,7 +36,7 @@ QUERY, DENSE, LAST = (
     "encoder.layer.11.output.dense",
 )
 NORM = "encoder.layer.1.output.LayerNorm"
-LAYOUTS: tuple[Layout, ...] = ("compact", "uniform")
+LAYOUTS: tuple[Layout, ...] = ("compact", "uniform", "folded")
 HEADS: tuple[Head, ...] = ("cls", "mean")
 layouts = pytest.mark.parametrize("layout", LAYOUTS)
 heads = pytest.mark.parametrize("head", HEADS)
@@ -108,7 +108,7 @@ def exact_delta(adapter: SoRA) -> Any:
 
 
 @pytest.mark.exact("SORA-PRUNE-3")
-@layouts
+@pytest.mark.parametrize("layout", ["compact", "uniform"])  # `folded` rounds r_i/R: see test_rounding
 @heads
 @given(adapters=adapter_sets())
 def test_exported_map_equals_the_gated_one_over_the_rationals(
@@ -201,6 +201,19 @@ def test_uniform_folds_scales_that_differ_into_the_up_projection(tmp_path: Path)
     np.testing.assert_array_equal(read_adapter(tmp_path / "a").loras[LAST].B, [[-0.5, 0], [-1, 0], [-1.5, 0]])
 
 
+def test_folded_has_one_alpha_and_multiplies_the_ranks_into_the_up_projection(tmp_path: Path) -> None:
+    """Every reader takes R/r_i: PEFT by its rank_pattern, llama.cpp by the number of rows."""
+    adapters = {QUERY: adapter([1, 2, 1, 1], s=3), LAST: adapter([1], s=0.5)}
+    report = export(tmp_path / "a", adapters, layout="folded")
+    config = config_of(tmp_path / "a")
+    assert (config["r"], config["lora_alpha"], config["alpha_pattern"]) == (4, 4, {})
+    assert config["rank_pattern"] == {f"bert.{QUERY}": 4, f"bert.{LAST}": 1}
+    read = read_adapter(tmp_path / "a").loras
+    assert (read[QUERY].s, read[LAST].s, report.comparison.max_scale_error) == (1, 4, 0)
+    np.testing.assert_array_equal(read[QUERY].B, 3 * adapters[QUERY].B * adapters[QUERY].g)
+    np.testing.assert_array_equal(read[LAST].B, [[-0.125], [-0.25], [-0.375]])
+
+
 def test_scale_that_is_no_short_fraction_survives_within_two_roundings(tmp_path: Path) -> None:
     for s in (0.1, 16 / 3, np.pi):
         for r in range(1, 9):
@@ -248,7 +261,7 @@ def test_cls_head_stands_without_prefix_and_norms_with_it(tmp_path: Path) -> Non
     export(tmp_path / "a", saved=classifier() | norm())
     tensors = load_file(tmp_path / "a" / "adapter_model.safetensors")
     assert {"base_model.model.classifier.weight", f"base_model.model.bert.{NORM}.bias"} <= tensors.keys()
-    assert sorted(contents(tmp_path / "a")) == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+    assert set(contents(tmp_path / "a")) == set(FILES) - {"head.safetensors"}
 
 
 def test_mean_head_stands_in_a_file_of_its_own(tmp_path: Path) -> None:
@@ -268,6 +281,67 @@ def test_mean_head_stands_in_a_file_of_its_own(tmp_path: Path) -> None:
     assert "- trained on snippets\n" in readme
     assert f"| `{DENSE}` | 0 |" in readme
     assert b'"max_length":"64"' in (tmp_path / "a" / "head.safetensors").read_bytes()
+
+
+POOLER = {"pooler.dense.weight": np.eye(3, dtype=np.float32), "pooler.dense.bias": np.ones(3, np.float32)}
+
+
+@layouts
+@heads
+def test_without_a_head_the_adapter_holds_lora_matrices_alone(tmp_path: Path, layout: Layout, head: Head) -> None:
+    """What vLLM and llama.cpp's converter ask for: no modules_to_save, and no other key."""
+    saved = classifier() | (POOLER if head == "cls" else {})
+    report = export(tmp_path / "a", saved=saved, head=head, layout=layout, without_head=True)
+    assert config_of(tmp_path / "a")["modules_to_save"] is None
+    assert config_of(tmp_path / "a")["task_type"] == report.task_type == "FEATURE_EXTRACTION"
+    keys = load_file(tmp_path / "a" / "adapter_model.safetensors").keys()
+    assert all(re.fullmatch(r"base_model\.model\.encoder\..*\.lora_[AB]\.weight", key) for key in keys)
+    read = read_adapter(tmp_path / "a")
+    assert (read.head, read.prefix) == (head, "")
+    assert {name: array.tolist() for name, array in read.saved.items()} == {n: a.tolist() for n, a in saved.items()}
+
+
+@heads
+def test_what_would_have_to_stay_inside_is_refused_by_name_without_a_head(tmp_path: Path, head: Head) -> None:
+    with pytest.raises(SoRAError, match=rf"{NORM}\.weight is trained: expected LoRA matrices alone"):
+        export(tmp_path / "a", saved=classifier() | norm(), head=head, without_head=True)
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------------------------------------------- half precision
+
+
+@pytest.mark.parametrize(("dtype", "stored"), [("float16", "F16"), ("bfloat16", "BF16")])
+@layouts
+def test_half_precision_is_that_of_the_matrices_and_never_of_the_head(
+    tmp_path: Path, layout: Layout, dtype: str, stored: str
+) -> None:
+    adapters = {QUERY: adapter([1, 0.1, -2], s=0.3), LAST: adapter([3])}
+    report = export(tmp_path / "a", adapters, classifier() | norm(), layout=layout, dtype=dtype)
+    read = read_adapter(tmp_path / "a")
+    assert set(read.cast.values()) == {stored}
+    assert {key.split(".")[-2] for key in read.cast} == {"lora_A", "lora_B"}
+    assert report.dtype == dtype
+    assert report.comparison.max_abs_diff == 0
+    for module, lora in read.loras.items():
+        distance = np.max(np.abs(lora.s * lora.B.astype(float) @ lora.A - delta(wide(adapters[module]))))
+        assert distance <= report.rounding[module] < 0.5
+    assert f"A and B in {dtype}" in (tmp_path / "a" / "README.md").read_text()
+
+
+def wide(adapter: SoRA) -> SoRA:
+    A, g, B = (part.astype(np.float64) for part in adapter[:3])
+    return SoRA(A, g, B, adapter.s)
+
+
+def test_what_half_precision_cannot_hold_is_refused_by_name(tmp_path: Path) -> None:
+    large = {QUERY: adapter([1]), LAST: adapter([65505.0])}
+    with pytest.raises(SoRAError, match=rf"{LAST}: B diag\(g\) is not finite in float16"):
+        export(tmp_path / "a", large, dtype="float16")
+    with pytest.raises(SoRAError, match="dtype is 'int8': expected float64, float32, float16 or bfloat16"):
+        export(tmp_path / "a", dtype="int8")
+    assert not list(tmp_path.iterdir())
+    export(tmp_path / "a", large, dtype="bfloat16")
 
 
 # ----------------------------------------------------------------------------------------------------------- refusals

@@ -17,7 +17,7 @@ from tiny_run import BERT, VOCABULARY, write_model, write_tokenizer
 from sora_ref.backends import get
 from sora_ref.errors import SoRAError
 from sora_ref.run.data import Example
-from sora_ref.run.text import Encoded, encode, epoch_batches, load_tokenizer, microbatches, pad, tokenizer_files
+from sora_ref.run.text import Encoded, encode, epoch_batches, load_tokenizer, microbatches, pad
 
 LENGTHS = st.lists(st.integers(0, 20), min_size=1, max_size=60).map(np.array)
 SEEDS = st.integers(0, 99)
@@ -247,7 +247,3 @@ def test_padding_and_truncation_stored_with_the_tokeniser_are_ignored(folder: Pa
     stored.enable_truncation(4)
     stored.save(str(tmp_path / "tokenizer.json"))
     assert one(tmp_path, 12, "good bad film plot") == one(folder, 12, "good bad film plot")
-
-
-def test_tokeniser_files_are_those_that_are_there(folder: Path) -> None:
-    assert [path.name for path in tokenizer_files(folder)] == ["tokenizer.json"]
