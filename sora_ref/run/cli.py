@@ -37,6 +37,7 @@ _KEYS = {
     "epochs": "train.epochs",
     "batch": "train.batch",
     "lr": "train.lr",
+    "log_to": "train.loggers",
 }
 
 
@@ -105,6 +106,9 @@ _new_folder = click.option("--out", required=True, type=click.Path(path_type=Pat
 @click.option("--epochs", type=int, show_default="1", help="Passes over the training split.")
 @click.option("--batch", type=int, show_default="32", help="Examples a step.")
 @click.option("--lr", type=float, show_default="0.001", help="Peak learning rate; the gates have gate.lr.")
+@click.option(
+    "--log-to", multiple=True, type=click.Choice(["tensorboard", "mlflow"]), help="Also there; may be given twice."
+)
 @_output
 def train(
     config: Path | None,
@@ -124,8 +128,8 @@ def train(
 
     if accept_changed_data and not resume:
         raise click.UsageError("--accept-changed-data goes with --resume")
-    overrides = {_KEYS[flag]: value for flag, value in flags.items() if value is not None}
-    names = {_KEYS[flag]: f"--{flag}" for flag in flags}
+    overrides = {_KEYS[flag]: value for flag, value in flags.items() if value not in (None, ())}
+    names = {_KEYS[flag]: f"--{flag.replace('_', '-')}" for flag in flags}
     for key, value in map(parse_override, sets):
         if names.get(key, "").startswith("--set"):
             raise SoRAError(f"{names[key]} is given twice: expected one value")

@@ -108,7 +108,7 @@ class GateSection(Section, frozen=True):
 class TrainSection(Section, frozen=True):
     """The optimiser and the loop.  warmup: a share of the steps.  clip 0 clips nothing.  Periods are in steps.
 
-    microbatch_tokens: 512 by default, and 16,384 on a GPU.
+    microbatch_tokens: 512 by default, and 16,384 on a GPU.  loggers: see `sora_ref.run.loggers`.
     """
 
     epochs: Positive = 1
@@ -125,6 +125,7 @@ class TrainSection(Section, frozen=True):
     bucket_batches: Positive = 16
     log_every: Positive = 10
     checkpoint_every: Positive = 100
+    loggers: tuple[Literal["tensorboard", "mlflow"], ...] = ()
 
 
 class ScheduleSection(Section, frozen=True):
@@ -306,7 +307,7 @@ def dump_config(config: Config) -> str:
 def differences(a: Config, b: Config) -> list[str]:
     """The dotted keys in which two configurations differ, but for those that no number depends on."""
     flat_a, flat_b = (flat(msgspec.to_builtins(config)) for config in (a, b))
-    keys = (flat_a.keys() | flat_b.keys()) - {"workers"}
+    keys = (flat_a.keys() | flat_b.keys()) - {"workers", "train.loggers"}
     return sorted(key for key in keys if flat_a.get(key) != flat_b.get(key))
 
 

@@ -28,6 +28,7 @@ from sora_ref.run.config import Config
 from sora_ref.run.data import Task
 from sora_ref.run.evaluate import predict_logits, score
 from sora_ref.run.interrupt import Interrupted
+from sora_ref.run.loggers import Loggers
 from sora_ref.run.setup import Setup
 from sora_ref.run.text import Encoded, epoch_batches, microbatches, pad
 from sora_ref.run.transfer import fetch
@@ -48,6 +49,7 @@ class Run:
     data: dict[str, Encoded]
     base: str
     quiet: bool
+    loggers: Loggers | None = None
 
     @property
     def config(self) -> Config:
@@ -68,8 +70,10 @@ class Run:
         ckpt.save(self.out, trained)
 
     def log(self, record: dict[str, Any]) -> None:
-        """Append to metrics.jsonl."""
+        """Append to metrics.jsonl, and pass on."""
         append_lines(self.out / "metrics.jsonl", [record])
+        if self.loggers is not None:
+            self.loggers.log(record)
 
 
 def train_stage(

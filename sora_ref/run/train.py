@@ -33,6 +33,7 @@ from sora_ref.run.evaluate import predict_logits, score
 from sora_ref.run.found import Found, clear_outset, look, refusal
 from sora_ref.run.inputs import WEIGHTS, input_files
 from sora_ref.run.interrupt import stop_requested
+from sora_ref.run.loggers import opened, require_loggers
 from sora_ref.run.loop import Run, expected_labels, log_gates, train_stage
 from sora_ref.run.records import cut_logs, stage_records
 from sora_ref.run.setup import Labels, Say, initial_params, make_setup, read_task
@@ -76,6 +77,7 @@ def train(
     """
     say = say or (lambda line: None)
     config = with_absolute_paths(config)
+    require_loggers(config.train.loggers)
     complete = _admitted(out, config, resume)
     if complete is None:
         with only_writer(out):
@@ -121,8 +123,8 @@ def _train(config: Config, out: Path, accept: bool, quiet: bool, say: Say) -> di
     )
 
     start = _resume_point(run, before, now, accept, say) if resuming else _begin(run, now)
-    with stop_requested() as stop:
-        state, position, results = _stages(run, *start, stop, say)
+    with stop_requested() as stop, opened(config.train.loggers, out, config, start[1].step, say) as loggers:
+        state, position, results = _stages(replace(run, loggers=loggers), *start, stop, say)
     return finish(run.out, run.setup, run.data, state.params, position, results)
 
 
