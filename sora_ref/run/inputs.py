@@ -7,14 +7,14 @@ from pathlib import Path
 from sora_ref.run.config import Config
 from sora_ref.run.data import task_files
 from sora_ref.run.setup import Say, model_folder
-from sora_ref.run.text import tokenizer_files
+from sora_ref.run.tokenizer_files import tokenizer_files
 
 WEIGHTS = "model/model.safetensors"
 
 
 def model_files(folder: Path) -> dict[str, Path]:
     """What is read of a model folder: its configuration, its weights and all of its tokeniser."""
-    paths = [folder / "config.json", folder / "model.safetensors", *tokenizer_files(folder)]
+    paths = [folder / "config.json", folder / "model.safetensors", *(folder / name for name in tokenizer_files(folder))]
     return {f"model/{path.name}": path for path in paths}
 
 
