@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ from msgspec import Meta, Struct
 
 from sora_ref.checks import require
 from sora_ref.errors import printable
-from sora_ref.storage.documents import read_json_lines
+from sora_ref.storage.documents import json_lines, line_of
 from sora_ref.storage.files import keep_lines
 
 _Whole = Annotated[int, Meta(ge=0)]
@@ -68,31 +69,63 @@ Record = TrainRecord | ValidationRecord | StageRecord
 
 
 def cut_logs(out: Path, last_step: int) -> None:
-    """Drop what was logged after `last_step`; SoRAError, naming file and line, where what stays is damaged."""
-    keep_lines(out / "metrics.jsonl", last_step, Record)
-    keep_lines(out / "gates.jsonl", last_step, GateRecord)
-    stage_records(out)
-    gate_history(out)
+    """Drop what was logged after `last_step`; SoRAError, naming file and line, where a log is damaged.
+
+    Each log is read once, a line at a time, and neither is cut where the first is damaged.
+    """
+    keep_lines(out / "gates.jsonl", last_step, GateRecord, _alike(out))
+    stages = list[int]()
+
+    def see(number: int, record: Any) -> None:
+        if type(record) is StageRecord:
+            stages.append(record.stage)
+
+    path = out / "metrics.jsonl"
+    keep_lines(path, last_step, Record, see)
+    _require_stages(path, stages)
 
 
 def stage_records(out: Path) -> list[dict[str, Any]]:
     """The stages that are finished, in order, as they were logged; SoRAError where one is missing or damaged."""
     path = out / "metrics.jsonl"
-    read = read_json_lines(path, Record, "the metrics of a run")
-    found = [record for record in read if isinstance(record, StageRecord)]
-    numbers = [record.stage for record in found]
-    sound = numbers == list(range(len(numbers)))
-    require(sound, f"{printable(str(path))}: has the stages {numbers[:20]}: expected each of them once, in order")
+    read = json_lines(path, Record, "the metrics of a run")
+    found = [record for _, _, record in read if type(record) is StageRecord]
+    _require_stages(path, [record.stage for record in found])
     return [msgspec.to_builtins(record) for record in found]
 
 
-def gate_history(out: Path) -> list[dict[str, Any]]:
-    """The gates over training; SoRAError where a line is damaged or has other gates than the first."""
-    path = out / "gates.jsonl"
-    found = read_json_lines(path, GateRecord, "the gates of a run")
-    for number, record in enumerate(found, start=1):
-        same = {name: len(values) for name, values in record.gates.items()} == {
-            name: len(values) for name, values in found[0].gates.items()
-        }
-        require(same, f"{printable(str(path))}, line {number}: other gates than in line 1: expected the same in each")
+def gate_history(out: Path, most: int = 500) -> list[dict[str, Any]]:
+    """The gates over training, with the first and the last record and at most twice `most` evenly between.
+
+    SoRAError where a line is damaged or has other gates than the first.
+    """
+    alike, found, every, last = _alike(out), list[GateRecord](), 1, None
+    for number, _, record in json_lines(out / "gates.jsonl", GateRecord, "the gates of a run"):
+        alike(number, record)
+        last = record
+        if (number - 1) % every == 0:
+            found.append(record)
+        if len(found) > 2 * most:
+            found, every = found[::2], 2 * every
+    if last is not None and found[-1] is not last:
+        found.append(last)
     return [msgspec.structs.asdict(record) for record in found]
+
+
+def _alike(out: Path) -> Callable[[int, GateRecord], None]:
+    """Called with the lines of gates.jsonl: SoRAError for one that has other gates than the first."""
+    first: dict[str, int] | None = None
+
+    def see(number: int, record: GateRecord) -> None:
+        nonlocal first
+        sizes = {name: len(values) for name, values in record.gates.items()}
+        first = sizes if first is None else first
+        where = line_of(out / "gates.jsonl", number)
+        require(sizes == first, f"{where}: other gates than in line 1: expected the same in each")
+
+    return see
+
+
+def _require_stages(path: Path, numbers: list[int]) -> None:
+    sound = numbers == list(range(len(numbers)))
+    require(sound, f"{printable(str(path))}: has the stages {numbers[:20]}: expected each of them once, in order")

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from sora_ref.errors import SoRAError, brief, printable
-from sora_ref.storage.regular import read_regular
+from sora_ref.storage.regular import open_regular, read_regular
 
 T = TypeVar("T")
 
@@ -60,21 +61,32 @@ def read_json(path: Path, kind: type[T], expected: str) -> T:
     return decode_json(read_regular(path, expected), kind, printable(str(path)), expected)
 
 
-def read_json_lines(path: Path, kind: Any, expected: str) -> list[Any]:
+def json_lines(path: Path, kind: Any, expected: str) -> Iterator[tuple[int, int, Any]]:
     """The whole JSON lines of a file, without a last one that a kill cut short; none where there is no file.
 
-    kind: a type, or a union of tagged ones.  Raises SoRAError, naming file and line, where a whole line is none of it.
+    Yields the line's number from 1, the bytes of the file up to its end, and what it holds; one line at a time is in
+    memory.  kind: a type, or a union of tagged ones.  Raises SoRAError, naming file and line, where a whole line is
+    none of it.
     """
     if not path.exists():
-        return []
-    decoder = msgspec.json.Decoder(kind)
-    found = []
-    for number, line in enumerate(read_regular(path, expected).split(b"\n")[:-1], start=1):
-        try:
-            found.append(decoder.decode(line))
-        except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise _refusal(error, "JSON", f"{printable(str(path))}, line {number}", expected) from error
-    return found
+        return
+    decode, number, end = msgspec.json.Decoder(kind).decode, 0, 0
+    with open_regular(path, expected) as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            number += 1
+            end += len(line)
+            try:
+                record = decode(line[:-1])
+            except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                raise _refusal(error, "JSON", line_of(path, number), expected) from error
+            yield number, end, record
+
+
+def line_of(path: Path, number: int) -> str:
+    """How a sentence names a line of a file."""
+    return f"{printable(str(path))}, line {number}"
 
 
 def read_toml(path: Path, expected: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 
 from sora_ref.checks import require
 from sora_ref.errors import SoRAError, brief, printable, shown
-from sora_ref.storage.documents import Stepped, decode_json, read_json_lines
+from sora_ref.storage.documents import Stepped, decode_json, json_lines, line_of
 from sora_ref.storage.folder import flush_folder
 from sora_ref.storage.json_text import to_json as to_json
 from sora_ref.storage.regular import read_regular as read_regular
@@ -151,19 +151,35 @@ def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
         ) from error
 
 
-def keep_lines(path: Path, last_step: int, kind: Any = Stepped) -> None:
-    """Drop the records of steps after `last_step`, and any line cut short: what a resumed run will write again.
+def keep_lines(
+    path: Path, last_step: int, kind: Any = Stepped, see: Callable[[int, Any], None] = lambda number, record: None
+) -> None:
+    """Cut off the records of steps after `last_step`, and a line cut short: what a resumed run will write again.
 
-    kind: the records' type, with an int `step`.  Lines that stay keep their bytes; where all stay, so does the file.
-    Raises SoRAError, naming file and line, where a whole line is no such record.
+    kind: the records' type, with an int `step`.  see: called with the number and the record of every line that stays;
+    what it raises leaves the file as it is.  Lines that stay keep their bytes; where all stay, so does the file.  The
+    whole log is looked at, one line at a time.  Raises SoRAError, naming file and line, where a whole line is no such
+    record, or steps go back.
     """
-    if not path.exists():
-        return
-    steps = [record.step for record in read_json_lines(path, kind, "a log of a run")]
-    *whole, rest = read_regular(path, "a log of a run").split(b"\n")
-    if rest or any(step > last_step for step in steps):
-        kept = (line + b"\n" for line, step in zip(whole, steps, strict=True) if step <= last_step)
-        write_bytes(path, b"".join(kept))
+    keep, before = 0, None
+    for number, end, record in json_lines(path, kind, "a log of a run"):
+        step = record.step
+        if before is not None and step < before:
+            where = line_of(path, number)
+            raise SoRAError(f"{where}: damaged (step {step} after step {before}): expected a log of a run")
+        before = step
+        if step <= last_step:
+            see(number, record)
+            keep = end
+    try:
+        if path.exists() and path.stat().st_size > keep:
+            with path.open("r+b") as file:
+                file.truncate(keep)
+                os.fsync(file.fileno())
+    except OSError as error:
+        raise SoRAError(
+            f"{printable(str(path))}: cannot be written ({error.strerror}): expected a writable log"
+        ) from error
 
 
 def _digest(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sora_ref.errors import SoRAError
@@ -87,6 +88,26 @@ def test_what_was_logged_comes_back_and_lines_that_stay_keep_their_bytes(tmp_pat
     cut_logs(tmp_path, 4)
     assert metrics.read_bytes() == b"".join(first[0][:3])
     assert gates.read_bytes() == first[1][0]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 8, 9, 16, 17, 100, 1001])
+def test_long_history_of_gates_is_thinned_evenly_with_its_ends(tmp_path: Path, length: int) -> None:
+    write(tmp_path / "gates.jsonl", *(GATES | {"step": 10 * k} for k in range(length)))
+    steps = [record["step"] for record in gate_history(tmp_path, most=4)]
+    assert steps[0] == 0
+    assert steps[-1] == 10 * (length - 1)
+    assert len(steps) <= 9
+    assert len(set(np.diff(steps[:-1]))) <= 1
+    assert length > 8 or len(steps) == length
+
+
+def test_neither_log_is_cut_where_the_gates_are_damaged(tmp_path: Path) -> None:
+    metrics = write(tmp_path / "metrics.jsonl", TRAIN, TRAIN | {"step": 9})
+    write(tmp_path / "gates.jsonl", GATES, "{")
+    before = metrics.read_bytes()
+    with pytest.raises(SoRAError, match=r"gates\.jsonl, line 2"):
+        cut_logs(tmp_path, 4)
+    assert metrics.read_bytes() == before
 
 
 def test_a_log_of_which_nothing_is_dropped_is_not_written_again(tmp_path: Path) -> None:

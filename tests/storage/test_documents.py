@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from msgspec import Struct
 
 from sora_ref.errors import SoRAError
-from sora_ref.storage.documents import convert, decode_json, decode_toml, read_json, read_json_lines, read_toml
+from sora_ref.storage.documents import convert, decode_json, decode_toml, json_lines, read_json, read_toml
 
 DEEP = 100_000
 
@@ -136,15 +136,15 @@ def test_toml_of_too_many_digits_or_no_text_is_a_sentence(tmp_path: Path) -> Non
 
 def test_lines_are_counted_and_a_last_one_that_was_cut_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    assert read_json_lines(path, Outer, "a log") == []
+    assert list(json_lines(path, Outer, "a log")) == []
     path.write_bytes(GOOD + b"\n" + GOOD + b"\n" + GOOD[:9])
-    assert [record.step for record in read_json_lines(path, Outer, "a log")] == [1, 1]
+    assert [record.step for _, _, record in json_lines(path, Outer, "a log")] == [1, 1]
     for line in (b"", b"[]", b'{"step": null}', b"[" * DEEP, b"\xff", GOOD + b"x"):
         path.write_bytes(GOOD + b"\n" + line + b"\n" + GOOD + b"\n")
         with pytest.raises(SoRAError, match=r"log, line 2: .*expected a log"):
-            read_json_lines(path, Outer, "a log")
+            list(json_lines(path, Outer, "a log"))
 
 
 def test_a_log_that_is_no_file_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(SoRAError, match=f"^{tmp_path}: a folder: expected a log$"):
-        read_json_lines(tmp_path, Outer, "a log")
+        list(json_lines(tmp_path, Outer, "a log"))

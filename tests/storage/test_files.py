@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import tempfile
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from safetensors.numpy import save_file
 
 from sora_ref.errors import SoRAError
 from sora_ref.storage import files as module
-from sora_ref.storage.documents import read_json_lines
+from sora_ref.storage.documents import json_lines
 from sora_ref.storage.files import (
     append_lines,
     file_digest,
@@ -314,7 +315,7 @@ def test_file_digest_is_sha256_of_the_bytes(tmp_path: Path) -> None:
 
 
 def read_lines(path: Path) -> list[Any]:
-    return read_json_lines(path, dict[str, Any], "a log")
+    return [record for _, _, record in json_lines(path, dict[str, Any], "a log")]
 
 
 RECORDS: list[dict[str, Any]] = [{"step": k, "loss": 0.1 * k, "text": "ü\n"} for k in range(4)]
@@ -335,6 +336,28 @@ def test_lines_come_back_and_those_of_later_steps_are_dropped(tmp_path: Path) ->
     assert read_lines(path) == RECORDS[:2]
     keep_lines(path, -1)
     assert path.read_bytes() == b""
+
+
+def test_log_whose_steps_go_back_is_refused_and_stays(tmp_path: Path) -> None:
+    """A damaged step would else cut off what is sound."""
+    path = tmp_path / "log"
+    append_lines(path, [{"step": 0}, {"step": 900}, {"step": 2}])
+    before = path.read_bytes()
+    for last_step in (0, 5, 1000):
+        with pytest.raises(SoRAError, match=r"log, line 3: damaged \(step 2 after step 900\): expected a log of a run"):
+            keep_lines(path, last_step)
+        assert path.read_bytes() == before
+
+
+def test_cutting_a_log_takes_the_memory_of_a_line(tmp_path: Path) -> None:
+    path, long = tmp_path / "log", "x" * 1000
+    append_lines(path, ({"step": step, "more": long} for step in range(20_000)))
+    tracemalloc.start()
+    keep_lines(path, 10_000)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1_000_000 < 10_000_000 < path.stat().st_size
+    assert path.read_bytes().count(b"\n") == 10_001
 
 
 def test_file_cut_anywhere_keeps_its_whole_lines_and_is_mended(tmp_path: Path) -> None:
