@@ -22,7 +22,7 @@ from sora_ref.run.checkpoint import Trained, checkpoint_bytes, without_moments
 from sora_ref.run.config import Config, dump_config
 from sora_ref.run.merged import hub_name, labels_of_setup, merged_config, merged_extras
 from sora_ref.run.setup import Params, Setup, to_host
-from sora_ref.run.tokenizer_files import tokenizer_files
+from sora_ref.run.tokenizer_files import read_tokenizer_files
 from sora_ref.run.trained import ADAPTER, Loaded
 from sora_ref.storage.folder import write_folder
 from sora_ref.storage.weights import to_bytes
@@ -98,7 +98,7 @@ def write_merged(
     files = {
         "config.json": (json.dumps(merged_config(setup, form.name), indent=2) + "\n").encode(),
         "model.safetensors": to_bytes(named, {}, dict.fromkeys(named, form.name)),
-        **tokenizer_files(setup.folder),
+        **read_tokenizer_files(setup.folder),
         **merged_extras(setup, head, licence),
     }
     base = hashlib.sha256(files["model.safetensors"]).hexdigest()

@@ -23,14 +23,18 @@ _TOKENIZER, _VOCABULARY = "tokenizer.json", "vocab.txt"
 _OBJECTS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
-def tokenizer_files(folder: Path) -> dict[str, bytes]:
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The tokenizer's files that are there, links that lead nowhere included."""
+    paths = [folder / name for name in (_TOKENIZER, *_OBJECTS, _VOCABULARY)]
+    return [path for path in paths if path.exists() or path.is_symlink()]
+
+
+def read_tokenizer_files(folder: Path) -> dict[str, bytes]:
     """The tokenizer's files by name; SoRAError, naming the file, where one lies elsewhere or is something else."""
     found = {}
-    for name in (_TOKENIZER, *_OBJECTS, _VOCABULARY):
-        path = folder / name
-        if path.exists() or path.is_symlink():
-            _require_own(path, folder)
-            found[name] = read_regular(path, "a file of the model's tokenizer")
+    for path in tokenizer_files(folder):
+        _require_own(path, folder)
+        found[path.name] = read_regular(path, "a file of the model's tokenizer")
     require(_TOKENIZER in found, f"{printable(str(folder / _TOKENIZER))}: no such file: expected the model's tokenizer")
     tokenizer = _tokenizer(folder / _TOKENIZER, found[_TOKENIZER])
     for name in _OBJECTS:

@@ -205,7 +205,8 @@ def test_ctrl_c_while_a_library_is_loaded_is_one_line(module: str, run: Path) ->
 @pytest.mark.parametrize("tenths", range(10))
 def test_ctrl_c_at_any_time_of_the_first_second_is_at_most_one_line(tenths: int, run: Path) -> None:
     """Counted from the first import of the package: what was before is Python's own start, and a few milliseconds."""
-    first = "seen = lambda event, words: event == 'import' and words[0] == 'sora_ref.run.main' and print('here', flush=True)"
+    first = "seen = lambda event, words: event == 'import' and words[0] == 'sora_ref.run.main' and "
+    first += "print('here', flush=True)"
     first += "; sys.addaudithook(seen)"
     words = command("eval", str(run), "--quiet", first=first)
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:

@@ -193,8 +193,8 @@ def test_merged_weight_that_half_precision_cannot_hold_is_refused_by_name(
 def test_link_in_the_model_folder_does_not_let_a_foreign_file_into_the_merged_one(keys: Keys, tmp_path: Path) -> None:
     given = model_with(keys, tmp_path / "model")
     (tmp_path / "secret").write_text("{}")
-    run_once(tmp_path / "run", given, **SHARED)
     (tmp_path / "model" / "special_tokens_map.json").symlink_to(tmp_path / "secret")
+    run_once(tmp_path / "run", given, **SHARED)
     with pytest.raises(SoRAError, match=r"special_tokens_map\.json: a link to"):
         write_merged(load_trained(tmp_path / "run"), tmp_path / "out")
     assert not (tmp_path / "out").exists()

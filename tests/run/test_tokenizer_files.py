@@ -11,7 +11,7 @@ from tiny_run import VOCABULARY, write_tokenizer
 
 from sora_ref.errors import SoRAError
 from sora_ref.run.fetch import ARTEFACTS, fetch
-from sora_ref.run.tokenizer_files import tokenizer_files
+from sora_ref.run.tokenizer_files import read_tokenizer_files
 
 NAMES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
@@ -28,13 +28,13 @@ def write(folder: Path) -> Path:
 
 def test_files_of_the_tokenizer_are_those_that_are_there(tmp_path: Path) -> None:
     folder = write(tmp_path / "model")
-    assert tokenizer_files(folder) == {name: (folder / name).read_bytes() for name in NAMES}
+    assert read_tokenizer_files(folder) == {name: (folder / name).read_bytes() for name in NAMES}
     for name in NAMES[1:]:
         (folder / name).unlink()
-    assert list(tokenizer_files(folder)) == ["tokenizer.json"]
+    assert list(read_tokenizer_files(folder)) == ["tokenizer.json"]
     (folder / "tokenizer.json").unlink()
     with pytest.raises(SoRAError, match=r"tokenizer\.json: no such file"):
-        tokenizer_files(folder)
+        read_tokenizer_files(folder)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -46,7 +46,7 @@ def test_link_out_of_the_folder_is_refused_whatever_it_leads_to(tmp_path: Path, 
     (folder / name).unlink()
     (folder / name).symlink_to(secret)
     with pytest.raises(SoRAError, match=rf"{name}: a link to .*secret.*, outside the model's folder"):
-        tokenizer_files(folder)
+        read_tokenizer_files(folder)
 
 
 def test_links_within_the_folder_and_to_the_folder_are_followed(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_links_within_the_folder_and_to_the_folder_are_followed(tmp_path: Path) 
     (folder / "vocab.txt").rename(folder / "words")
     (folder / "vocab.txt").symlink_to("words")
     (tmp_path / "link").symlink_to(folder)
-    assert tokenizer_files(tmp_path / "link").keys() == set(NAMES)
+    assert read_tokenizer_files(tmp_path / "link").keys() == set(NAMES)
 
 
 def test_snapshot_of_the_hubs_cache_links_to_the_blobs_of_its_own_model_alone(tmp_path: Path) -> None:
@@ -64,14 +64,14 @@ def test_snapshot_of_the_hubs_cache_links_to_the_blobs_of_its_own_model_alone(tm
     for name in NAMES:
         (snapshot / name).rename(repository / "blobs" / name.upper())
         (snapshot / name).symlink_to(Path("..", "..", "blobs", name.upper()))
-    assert tokenizer_files(snapshot).keys() == set(NAMES)
+    assert read_tokenizer_files(snapshot).keys() == set(NAMES)
     other = tmp_path / "models--somebody--else" / "blobs"
     other.mkdir(parents=True)
     (other / "x").write_text("{}")
     (snapshot / "tokenizer_config.json").unlink()
     (snapshot / "tokenizer_config.json").symlink_to(other / "x")
     with pytest.raises(SoRAError, match=r"tokenizer_config\.json: a link to"):
-        tokenizer_files(snapshot)
+        read_tokenizer_files(snapshot)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_file_that_is_not_what_its_name_says_is_refused(tmp_path: Path, name: st
     folder = write(tmp_path / "model")
     (folder / name).write_bytes(contents)
     with pytest.raises(SoRAError, match=f"{name}.*{words}"):
-        tokenizer_files(folder)
+        read_tokenizer_files(folder)
 
 
 def test_pipe_and_circle_of_links_are_refused_at_once(tmp_path: Path) -> None:
@@ -99,17 +99,17 @@ def test_pipe_and_circle_of_links_are_refused_at_once(tmp_path: Path) -> None:
     (folder / "vocab.txt").unlink()
     os.mkfifo(folder / "vocab.txt")
     with pytest.raises(SoRAError, match="a named pipe"):
-        tokenizer_files(folder)
+        read_tokenizer_files(folder)
     (folder / "vocab.txt").unlink()
     (folder / "vocab.txt").symlink_to("vocab.txt")
     with pytest.raises(SoRAError, match="leads nowhere"):
-        tokenizer_files(folder)
+        read_tokenizer_files(folder)
 
 
 @pytest.mark.weights
 @pytest.mark.parametrize("model", ["minilm", "bert-tiny"])
 def test_real_models_are_what_their_names_say(model: str) -> None:
     folder = fetch(model)
-    found = tokenizer_files(folder)
+    found = read_tokenizer_files(folder)
     assert found.keys() == {name for name in NAMES if name in ARTEFACTS[model].members}
     json.loads(found["tokenizer.json"])
