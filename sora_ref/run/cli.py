@@ -124,7 +124,7 @@ def train(
     from sora_ref.run.config import load_config
     from sora_ref.run.keys import parse_override
     from sora_ref.run.summary import summary_lines
-    from sora_ref.run.train import train as run_training
+    from sora_ref.run.training import train as run_training
 
     if accept_changed_data and not resume:
         raise click.UsageError("--accept-changed-data goes with --resume")

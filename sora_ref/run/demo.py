@@ -25,8 +25,8 @@ from sora_ref.run.evaluate import predict_logits, score
 from sora_ref.run.setup import Say, read_task
 from sora_ref.run.ship import write_merged, write_peft, write_pruned
 from sora_ref.run.text import encode
-from sora_ref.run.train import train
 from sora_ref.run.trained import load_trained
+from sora_ref.run.training import train
 from sora_ref.run.verify import ModelAgreement, ModuleAgreement, model_agreement, module_agreement
 
 _SAMPLE = 128  # test examples that the pruning is proved on

@@ -35,7 +35,7 @@ from sora_ref.models import (
     cross_entropy,
 )
 from sora_ref.run.text import microbatches, pad
-from sora_ref.run.train import train
+from sora_ref.run.training import train
 from sora_ref.run.workers import worker_pool
 
 

@@ -86,7 +86,7 @@ def test_the_host_waits_once_for_each_log_validation_and_checkpoint(
             return result
 
         monkeypatch.setattr(loop, name, counted)
-        monkeypatch.setattr("sora_ref.run.train.train_stage", loop.train_stage)
+        monkeypatch.setattr("sora_ref.run.training.train_stage", loop.train_stage)
     run_once(tmp_path / "run", keys, train__log_every=log_every, train__checkpoint_every=4, train__epochs=2)
     steps = 10
     logs = {step for step in range(1, steps + 1) if step % log_every == 0 or step == steps}

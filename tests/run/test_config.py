@@ -172,7 +172,7 @@ def test_flags_override_the_file_and_set_overrides_flags(tmp_path: Path, monkeyp
         seen.append(config)
         raise SoRAError("seen")
 
-    monkeypatch.setattr("sora_ref.run.train.train", train)
+    monkeypatch.setattr("sora_ref.run.training.train", train)
     path = write(tmp_path, "seed = 1\n[train]\nlr = 1e-1\nepochs = 9\nbatch = 7\n[adapter]\nr = 2\n")
     arguments = ["train", "--config", str(path), "--out", "x", "--lr", "0.2", "--batch", "6", "--seed", "0"]
     result = CliRunner().invoke(cli.cli, [*arguments, "--set", "train.batch=5", "--set", "gate.lr=1e-3"])

@@ -15,8 +15,8 @@ from sora_ref.run import loop
 from sora_ref.run.checkpoint import checkpoints, read_checkpoint
 from sora_ref.run.found import Found, look
 from sora_ref.run.ship import write_merged, write_peft, write_pruned
-from sora_ref.run.train import Resume
 from sora_ref.run.trained import find_checkpoint, load_trained
+from sora_ref.run.training import Resume
 
 Keys = dict[str, Any]
 

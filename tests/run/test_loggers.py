@@ -79,7 +79,7 @@ def stop_at(step: int) -> Iterator[None]:
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sora_ref.run.train.stop_requested", requested)
+        patch.setattr("sora_ref.run.training.stop_requested", requested)
         patch.setattr("sora_ref.run.loop.training_step", counted)
         yield
 

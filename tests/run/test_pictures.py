@@ -14,7 +14,7 @@ from tiny_run import BERT, make_config, make_keys
 from sora_ref.models import linear_modules
 from sora_ref.run import pictures
 from sora_ref.run.pictures import draw_gates, draw_ranks
-from sora_ref.run.train import train
+from sora_ref.run.training import train
 
 MODULES = linear_modules(BERT)
 HEAT_MAP = int(120 * (1.6 + 1.1 * 6)), int(120 * (1.5 + 0.42 * 2))  # pixels of six kinds and two layers
