@@ -27,6 +27,7 @@ from sora_ref.run.keys import flat, in_words, put, require_known, word
 from sora_ref.schedules import MOST_STAGES, Schedule, algorithm_1_values, constant, linear_warmup_decay, released_linear
 from sora_ref.step import Recipe
 from sora_ref.storage.documents import read_toml
+from sora_ref.storage.regular import absolute
 
 Whole = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1, le=10**9)]
@@ -287,15 +288,12 @@ def _check(config: Config) -> None:
 
 def with_absolute_paths(config: Config) -> Config:
     """The configuration with its folders and files spelled out from the root, so that it can be used from anywhere."""
-
-    def absolute(path: str | None) -> str | None:
-        return path if path is None else str(Path(path).expanduser().resolve())
-
     model, task = config.model, config.task
-    if model.path not in ARTEFACTS and Path(model.path).expanduser().is_dir():
-        model = replace(model, path=absolute(model.path))
+    if model.path not in ARTEFACTS and absolute(model.path).is_dir():
+        model = replace(model, path=str(absolute(model.path)))
     files = {split: str(absolute(path)) for split, path in task.files.items()}
-    return replace(config, model=model, task=replace(task, path=absolute(task.path), files=files))
+    path = None if task.path is None else str(absolute(task.path))
+    return replace(config, model=model, task=replace(task, path=path, files=files))
 
 
 def dump_config(config: Config) -> str:

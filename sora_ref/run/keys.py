@@ -33,6 +33,7 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 def put(tree: dict[str, Any], dotted: str, value: Any) -> None:
     """Set a dotted key of nested tables; SoRAError for an empty part, a value on the way, or a table in its place."""
+    require(dotted.count(".") < 10, f"{shown(dotted)}: a key of more than ten parts: expected one like train.lr")
     *tables, key = dotted.split(".")
     require(all([*tables, key]), f"{word(dotted)}: a part of the key is empty: expected one like train.lr")
     for depth, table in enumerate(tables):

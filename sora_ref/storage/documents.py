@@ -43,7 +43,9 @@ def decode_toml(text: str, where: str, expected: str) -> dict[str, Any]:
     if _ENDLESS_KEY.search(text):
         raise SoRAError(f"{where}: a key in it has a hundred parts or more: expected {expected}")
     try:
-        return tomllib.loads(text)
+        tree = tomllib.loads(text)
+        _require_shallow(tree)
+        return tree
     except (ValueError, RecursionError) as error:  # TOMLDecodeError, and an int of too many digits
         raise _refusal(error, "TOML", where, expected) from error
 
@@ -96,6 +98,21 @@ def read_toml(path: Path, expected: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise _refusal(error, "TOML", printable(str(path)), expected) from error
     return decode_toml(text, printable(str(path)), expected)
+
+
+def _require_shallow(tree: Any) -> None:
+    """RecursionError where a value lies below a hundred others: each of a few hundred tables may have a key of many."""
+    level = [tree]
+    for _ in range(100):
+        level = [
+            item
+            for value in level
+            if isinstance(value, dict | list)
+            for item in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return
+    raise RecursionError
 
 
 def _refusal(error: Exception, language: str, where: str, expected: str) -> SoRAError:

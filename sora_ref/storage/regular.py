@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sora_ref.checks import require
-from sora_ref.errors import SoRAError, printable
+from sora_ref.errors import SoRAError, brief, printable
 
 _NO_FILES = {
     stat.S_IFDIR: "a folder",
@@ -17,6 +17,15 @@ _NO_FILES = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+
+def absolute(path: str | Path) -> Path:
+    """The path from the root, ~ and links resolved; SoRAError for the home of nobody, or a circle of links."""
+    try:
+        return Path(path).expanduser().resolve()
+    except (RuntimeError, OSError, ValueError) as error:
+        said = brief(getattr(error, "strerror", None) or str(error))
+        raise SoRAError(f"{printable(str(path))}: leads nowhere ({said}): expected a file or a folder") from error
 
 
 def require_regular(path: Path, expected: str) -> None:

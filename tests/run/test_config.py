@@ -492,3 +492,9 @@ def test_differences_are_the_dotted_keys_that_differ() -> None:
     scheduled = load_config(None, {"schedule.delta": 0.1})
     assert "schedule.delta" in differences(Config(), scheduled)
     assert "schedule.delta" in differences(scheduled, Config())
+
+
+@pytest.mark.parametrize("parts", [11, 20_000])
+def test_a_key_of_very_many_parts_is_refused_at_once(parts: int) -> None:
+    with pytest.raises(SoRAError, match=r"a key of more than ten parts: expected one like train\.lr"):
+        load_config(None, {".".join("a" * parts): 1})

@@ -71,6 +71,8 @@ def test_a_document_that_is_wrong_is_one_sentence_with_its_field(kind: str, tmp_
         lambda: decode_toml("a = " + "[" * DEEP, "it", "a thing"),
         lambda: decode_toml("a = " + "[" * 3000 + "]" * 3000, "it", "a thing"),
         lambda: decode_toml("a = " + "{b=" * DEEP, "it", "a thing"),
+        lambda: decode_toml("a = " + f"{{{'.'.join('b' * 90)} = " * 50 + "1" + "}" * 50, "it", "a thing"),
+        lambda: decode_toml("a = " + "[" * 101 + "]" * 101, "it", "a thing"),
     ],
 )
 def test_nesting_without_end_is_a_sentence(decode: Callable[[], object]) -> None:

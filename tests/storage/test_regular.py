@@ -11,6 +11,7 @@ import pytest
 
 from sora_ref.errors import SoRAError
 from sora_ref.storage.files import read_regular, require_regular
+from sora_ref.storage.regular import absolute
 
 
 def fifo(path: Path) -> Path:
@@ -104,3 +105,28 @@ def test_a_file_is_read_whole_through_links_as_well(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("file")
     assert read_regular(tmp_path / "link", "a table") == b"a\0b\n" * 1000
     require_regular(tmp_path / "file", "a table")
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-that-name/x", "it/x", "a\0b", "x" * 5000])
+def test_a_path_that_leads_nowhere_is_a_sentence_or_is_left_to_who_opens_it(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "it").symlink_to("it")
+    try:
+        found = absolute(path)
+    except SoRAError as error:
+        said = str(error)
+    else:
+        with pytest.raises(SoRAError) as refused:
+            read_regular(found, "a table")
+        said = str(refused.value)
+    assert said.isprintable()
+    assert ": expected a" in said
+
+
+def test_a_path_is_spelled_out_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in ("x", "~/x", "./y/../x", Path("x")):
+        assert absolute(path) == tmp_path.resolve() / "x"
