@@ -19,7 +19,7 @@ from sora_ref.run.config import Config
 from sora_ref.run.data import Columns, Task, load_task
 from sora_ref.run.data import Labels as Labels
 from sora_ref.run.fetch import ARTEFACTS, fetch
-from sora_ref.run.text import load_tokenizer
+from sora_ref.run.tokenizer import load_tokenizer
 from sora_ref.storage.files import file_digest
 from sora_ref.storage.regular import absolute
 
@@ -161,6 +161,11 @@ def make_setup(config: Config, labels: Labels, say: Say | None = None) -> Setup:
     backend = get_backend(config.backend)
     folder = model_folder(config.model.path, say)
     bert, weights = load_bert(folder, dtype=config.dtype, say=say)
+    most = bert.max_position_embeddings
+    require(
+        config.model.max_length <= most,
+        f"model.max_length is {config.model.max_length}: expected at most the {most} positions of {folder}",
+    )
     model = Classifier(bert, config.model.head, labels.outputs)
     fresh: tuple[str, ...] = ("classifier.weight", "classifier.bias")
     if model.head == "cls" and POOLER[0] not in weights:
@@ -182,7 +187,7 @@ def make_setup(config: Config, labels: Labels, say: Say | None = None) -> Setup:
         backend=backend,
         ops=ops,
         forward_ops=ops.replace(**backend.forward_kernels) if config.kernels == "backend" else ops,
-        tokenizer=load_tokenizer(folder, min(config.model.max_length, bert.max_position_embeddings)),
+        tokenizer=load_tokenizer(folder, config.model.max_length, say),
     )
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from sora_ref.backends import Backend
 from sora_ref.checks import require
-from sora_ref.errors import SoRAError
 from sora_ref.init import generator
 from sora_ref.models.bert import Batch, BertConfig
 from sora_ref.run.data import Example
+from sora_ref.run.tokenizer import encode_texts
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -41,27 +40,10 @@ class Encoded(NamedTuple):
         return Encoded(tuple(ids), tuple(types), self.lengths[list(rows)], labels)
 
 
-def load_tokenizer(folder: Path, max_length: int) -> Tokenizer:
-    """The tokeniser of folder/tokenizer.json, truncating to `max_length` tokens (the longer of a pair first)."""
-    from tokenizers import Tokenizer
-
-    path = folder / "tokenizer.json"
-    require(path.is_file(), f"{path}: no such file: expected the model's tokeniser")
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise SoRAError(f"{path}: not a tokeniser ({error}): expected a tokenizer.json") from error
-    tokenizer.no_padding()
-    special = tokenizer.num_special_tokens_to_add(True)
-    require(max_length > special, f"max_length is {max_length}: expected more than the {special} special tokens")
-    tokenizer.enable_truncation(max_length, strategy="longest_first")
-    return tokenizer
-
-
 def encode(examples: Sequence[Example], tokenizer: Tokenizer, config: BertConfig) -> Encoded:
     """Token ids and types of single texts or pairs; SoRAError for an id the model has no embedding of."""
     texts = [example.text if example.pair is None else (example.text, example.pair) for example in examples]
-    encodings = tokenizer.encode_batch(texts)
+    encodings = encode_texts(tokenizer, texts)
     ids = tuple(np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings)
     types = tuple(np.asarray(encoding.type_ids, dtype=np.int64) for encoding in encodings)
     for name, arrays, size in (("token id", ids, config.vocab_size), ("token type", types, config.type_vocab_size)):

@@ -136,9 +136,12 @@ def test_base_is_known_by_the_digest_of_its_weights(keys: Keys) -> None:
     assert base_digest(setup) == file_digest(Path(keys["model.path"]) / "model.safetensors")
 
 
-def test_texts_are_cut_at_the_models_positions_whatever_is_asked_for(keys: Keys) -> None:
-    setup = make_setup(make_config(keys, model__max_length=999), LABELS)
-    assert (setup.tokenizer.truncation or {})["max_length"] == BERT.max_position_embeddings
+def test_texts_longer_than_the_models_positions_are_refused(keys: Keys) -> None:
+    most = BERT.max_position_embeddings
+    setup = make_setup(make_config(keys, model__max_length=most), LABELS)
+    assert (setup.tokenizer.truncation or {})["max_length"] == most
+    with pytest.raises(SoRAError, match=f"model.max_length is {most + 1}: expected at most the {most} positions of"):
+        make_setup(make_config(keys, model__max_length=most + 1), LABELS)
 
 
 def test_task_of_a_configuration_is_read_with_its_columns(keys: Keys) -> None:

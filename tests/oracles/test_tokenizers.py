@@ -1,0 +1,348 @@
+"""Token ids are those of transformers' AutoTokenizer for the same folder, or the folder is refused by name.
+
+The folders are the fetched models' and a made one, and each of them with one thing changed: every key of the
+files beside tokenizer.json that is known to matter, and the parts of tokenizer.json itself.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_run import BERT, write_model
+
+from sora_ref.errors import SoRAError
+from sora_ref.run.fetch import cache_dir
+from sora_ref.run.tokenizer import load_tokenizer
+
+transformers = pytest.importorskip("transformers")
+
+Document = dict[str, Any]
+Change = Callable[[dict[str, Document]], None]
+
+TEXTS = [
+    "a good film",
+    "The CAST was very Bright; and so is this SONG!",
+    "naïve café, Ångström — Éclair",
+    "电影 is good 好",
+    "A [MASK] story [SEP] and a [CLS] plot [PAD] [UNK]",
+    "unbelievably supercalifragilisticexpialidocious " * 6,
+    "x" * 130,
+    "",
+    "   \t\n",
+    "tab\tand\x00control\x07 \u200b\ufeff",
+    "<s> new </s> [NEW] qqnew token, QQNEW, xqqnew",
+]
+PAIRS = [(TEXTS[1], TEXTS[5]), (TEXTS[5], TEXTS[1]), (TEXTS[0], TEXTS[2]), ("", TEXTS[3]), (TEXTS[4], TEXTS[4])]
+LENGTHS = (5, 6, 9, 16)
+
+
+def theirs(folder: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+
+
+def assert_same(folder: Path) -> None:
+    """Every text and pair at every length: ids and type ids."""
+    other = theirs(folder)
+    for length in LENGTHS:
+        ours = load_tokenizer(folder, length)
+        for text in TEXTS:
+            expected = other(text, truncation=True, max_length=length)
+            found = ours.encode(text)
+            assert found.ids == expected["input_ids"], (text, length)
+            assert found.type_ids == expected["token_type_ids"], (text, length)
+        for first, second in PAIRS:
+            expected = other(first, second, truncation=True, max_length=length)
+            found = ours.encode(first, second)
+            assert found.ids == expected["input_ids"], (first, second, length)
+            assert found.type_ids == expected["token_type_ids"], (first, second, length)
+
+
+def changed(base: Path, folder: Path, change: Change) -> Path:
+    """A copy of the tokeniser's files with a change made to them; a file that becomes empty is not written."""
+    folder.mkdir()
+    names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+    shutil.copy(base / "config.json", folder)
+    documents = {
+        name.removesuffix(".json"): json.loads((base / name).read_text()) if (base / name).exists() else {}
+        for name in names
+    }
+    change(documents)
+    for name, document in documents.items():
+        if document:
+            (folder / f"{name}.json").write_text(json.dumps(document))
+    return folder
+
+
+def put(document: str, *place: str | int, value: Any) -> Change:
+    def change(documents: dict[str, Document]) -> None:
+        target: Any = documents[document]
+        for key in place[:-1]:
+            target = target[key]
+        target[place[-1]] = value
+
+    return change
+
+
+def config(**keys: Any) -> Change:
+    return lambda documents: documents["tokenizer_config"].update(keys)
+
+
+def tokenizer(**keys: Any) -> Change:
+    return lambda documents: documents["tokenizer"].update(keys)
+
+
+def normalizer(**keys: Any) -> Change:
+    return lambda documents: documents["tokenizer"]["normalizer"].update(keys)
+
+
+def both(*changes: Change) -> Change:
+    def change(documents: dict[str, Document]) -> None:
+        for each in changes:
+            each(documents)
+
+    return change
+
+
+def token(content: str, id_: int, **flags: Any) -> Document:
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return {"id": id_, "content": content, **plain, **flags}
+
+
+def add(content: str, **flags: Any) -> Change:
+    """One more added token in tokenizer.json, behind the vocabulary."""
+
+    def change(documents: dict[str, Document]) -> None:
+        file = documents["tokenizer"]
+        file["added_tokens"].append(token(content, len(file["model"]["vocab"]), **flags))
+
+    return change
+
+
+def list_added(**more: Document) -> Change:
+    """The file's added tokens in tokenizer_config.json, as transformers 4 wrote them, and more."""
+
+    def change(documents: dict[str, Document]) -> None:
+        listed = {
+            str(t["id"]): {k: v for k, v in t.items() if k != "id"} for t in documents["tokenizer"]["added_tokens"]
+        }
+        documents["tokenizer_config"]["added_tokens_decoder"] = listed | more
+
+    return change
+
+
+def rename(old: str, new: str) -> Change:
+    """A special token by another name, everywhere in tokenizer.json."""
+
+    def change(documents: dict[str, Document]) -> None:
+        documents["tokenizer"] = json.loads(
+            json.dumps(documents["tokenizer"]).replace(json.dumps(old), json.dumps(new))
+        )
+
+    return change
+
+
+def bert_processing(documents: dict[str, Document]) -> None:
+    vocab = documents["tokenizer"]["model"]["vocab"]
+    documents["tokenizer"]["post_processor"] = {
+        "type": "BertProcessing",
+        "sep": ["[SEP]", vocab["[SEP]"]],
+        "cls": ["[CLS]", vocab["[CLS]"]],
+    }
+
+
+def without_type(documents: dict[str, Document]) -> None:
+    """As the files of 2020 are."""
+    documents["tokenizer"]["model"].pop("type")
+
+
+def forget(*names: str) -> Change:
+    return lambda documents: documents.update({name: {} for name in names})
+
+
+ALL = ["input_ids", "token_type_ids", "attention_mask"]
+FOLLOWED: dict[str, Change] = {
+    "as it is": lambda documents: None,
+    "only tokenizer.json": forget("tokenizer_config", "special_tokens_map"),
+    "no special_tokens_map": forget("special_tokens_map"),
+    "truncation stored": tokenizer(
+        truncation={"direction": "Right", "max_length": 7, "strategy": "OnlyFirst", "stride": 2}
+    ),
+    "truncation stored on the left": tokenizer(
+        truncation={"direction": "Left", "max_length": 7, "strategy": "LongestFirst", "stride": 0}
+    ),
+    "truncation_side left": config(truncation_side="left"),
+    "truncation_side right over a stored left": both(
+        config(truncation_side="right"),
+        tokenizer(truncation={"direction": "Left", "max_length": 7, "strategy": "LongestFirst", "stride": 0}),
+    ),
+    "padding stored": tokenizer(
+        padding={
+            "strategy": {"Fixed": 20},
+            "direction": "Right",
+            "pad_to_multiple_of": 8,
+            "pad_id": 0,
+            "pad_type_id": 0,
+            "pad_token": "[PAD]",
+        }
+    ),
+    "model_max_length 4": config(model_max_length=4),
+    "no truncation or padding stored": tokenizer(truncation=None, padding=None),
+    "cased in both": both(config(do_lower_case=False), normalizer(lowercase=False)),
+    "accents kept in both": both(config(strip_accents=False), normalizer(strip_accents=False)),
+    "accents stripped, said so in one": normalizer(strip_accents=True),
+    "accents stripped, said so in the other": config(strip_accents=True),
+    "chinese unsplit in both": both(config(tokenize_chinese_chars=False), normalizer(handle_chinese_chars=False)),
+    "tokenizer_class fast": config(tokenizer_class="BertTokenizerFast"),
+    "tokenizer_class electra": config(tokenizer_class="ElectraTokenizer"),
+    "tokenizer_class none": config(tokenizer_class=None),
+    "as written": config(tokenizer_class="PreTrainedTokenizerFast", model_input_names=ALL),
+    "as written, other case": both(
+        config(tokenizer_class="PreTrainedTokenizerFast", model_input_names=ALL), normalizer(lowercase=False)
+    ),
+    "as written, no normalizer": both(
+        config(tokenizer_class="TokenizersBackend", model_input_names=ALL), tokenizer(normalizer=None)
+    ),
+    "model_input_names": config(model_input_names=ALL),
+    "BertProcessing": bert_processing,
+    "model without its type": without_type,
+    "other decoder": tokenizer(decoder=None),
+    "no added tokens in the file": tokenizer(added_tokens=[]),
+    "added tokens listed": list_added(),
+    "one more added token": add("[NEW]"),
+    "one more ordinary token": add("Qqnew", special=False, normalized=True, single_word=True),
+    "one more token that takes blanks": add("[NEW]", lstrip=True, rstrip=True),
+    "extra token that is added": both(add("[NEW]"), config(additional_special_tokens=["[NEW]"])),
+    "extra token by a name of its own": both(add("[NEW]"), config(new_token="[NEW]")),
+    "extra token in special_tokens_map": both(
+        add("[NEW]"), put("special_tokens_map", "additional_special_tokens", value=["[NEW]"])
+    ),
+    "other cls name": both(rename("[CLS]", "<s>"), config(cls_token="<s>"), forget("special_tokens_map")),
+    "other sep name in the map": both(
+        rename("[SEP]", "</s>"), config(sep_token="</s>"), put("special_tokens_map", "sep_token", value="</s>")
+    ),
+    "cls with flags": put("special_tokens_map", "cls_token", value={**token("[CLS]", 0, lstrip=True), "id": None}),
+    "bos and eos": config(bos_token="[CLS]", eos_token="[SEP]"),
+    "never_split": config(never_split=["new"], do_basic_tokenize=False),
+}
+REFUSED: dict[str, tuple[Change, str]] = {
+    "do_lower_case": (config(do_lower_case=False), "normalizer.lowercase is True: expected False"),
+    "lowercase": (normalizer(lowercase=False), "normalizer.lowercase is False: expected True"),
+    "strip_accents": (config(strip_accents=False), "normalizer.strip_accents is True: expected False"),
+    "strip_accents null, cased": (
+        both(config(do_lower_case=False, strip_accents=None), normalizer(lowercase=False, strip_accents=True)),
+        "normalizer.strip_accents is True: expected False",
+    ),
+    "tokenize_chinese_chars": (
+        config(tokenize_chinese_chars=False),
+        "normalizer.handle_chinese_chars is True: expected False",
+    ),
+    "clean_text": (normalizer(clean_text=False), "normalizer.clean_text is False: expected True"),
+    "normalizer null": (tokenizer(normalizer=None), "normalizer.type is None: expected 'BertNormalizer'"),
+    "normalizer other": (tokenizer(normalizer={"type": "Lowercase"}), "normalizer.type is 'Lowercase'"),
+    "pre_tokenizer null": (tokenizer(pre_tokenizer=None), "pre_tokenizer.type is None: expected 'BertPreTokenizer'"),
+    "post_processor null": (
+        tokenizer(post_processor=None),
+        r"post_processor.single is None: expected \[\(\d+, 0\), \('A', 0\), \(\d+, 0\)\]",
+    ),
+    "post_processor null, as written": (
+        both(tokenizer(post_processor=None), config(tokenizer_class="PreTrainedTokenizerFast", model_input_names=ALL)),
+        r"adds no special tokens to a text: expected \[CLS\] and \[SEP\]",
+    ),
+    "pairs of one type": (
+        put("tokenizer", "post_processor", "pair", 3, "Sequence", "type_id", value=0),
+        "post_processor.pair is .* expected",
+    ),
+    "cls_token": (both(config(cls_token="[SEP]"), forget("special_tokens_map")), "post_processor.single is"),
+    "cls_token in special_tokens_map": (put("special_tokens_map", "cls_token", value="[SEP]"), "post_processor.single"),
+    "cls_token null": (
+        both(config(cls_token=None), forget("special_tokens_map")),
+        "cls_token is null: expected a token",
+    ),
+    "unk_token": (both(config(unk_token="[PAD]"), forget("special_tokens_map")), r"model.unk_token is '\[UNK\]'"),
+    "unk_token outside the vocabulary": (
+        both(config(unk_token="<unk>"), forget("special_tokens_map")),
+        "no '<unk>' in its vocabulary",
+    ),
+    "max_input_chars_per_word": (
+        put("tokenizer", "model", "max_input_chars_per_word", value=20),
+        "max_input_chars_per_word is 20: expected 100",
+    ),
+    "continuing_subword_prefix": (
+        put("tokenizer", "model", "continuing_subword_prefix", value="@@"),
+        "prefix is '@@': expected '##'",
+    ),
+    "model type": (put("tokenizer", "model", "type", value="WordLevel"), "model.type is 'WordLevel'"),
+    "added token with other flags": (
+        both(list_added(), put("tokenizer", "added_tokens", 0, "lstrip", value=True)),
+        r"added token '\[PAD\]' is",
+    ),
+    "added token unlisted": (both(list_added(), add("[NEW]")), r"added token '\[NEW\]' is"),
+    "added token of another id": (put("tokenizer", "added_tokens", 0, "id", value=7), r"added token '\[PAD\]' is \(7"),
+    "extra token": (config(extra_special_tokens=["[NEW]"]), r"added token '\[NEW\]' is None"),
+    "truncation_side unknown": (config(truncation_side="middle"), "truncation_side"),
+    "padding_side": (config(padding_side="left"), "padding_side of its tokeniser is 'left': expected 'right'"),
+    "padding stored on the left": (
+        tokenizer(
+            padding={
+                "strategy": "BatchLongest",
+                "direction": "Left",
+                "pad_to_multiple_of": None,
+                "pad_id": 0,
+                "pad_type_id": 0,
+                "pad_token": "[PAD]",
+            }
+        ),
+        "padding_side of its tokeniser is 'left'",
+    ),
+    "split_special_tokens": (config(split_special_tokens=True), "split_special_tokens of its tokeniser is True"),
+    "model_input_names": (config(model_input_names=["input_ids", "attention_mask"]), "model_input_names of its"),
+    "model_input_names, as written": (
+        config(tokenizer_class="PreTrainedTokenizerFast"),
+        "model_input_names is not there: expected token_type_ids",
+    ),
+    "tokenizer_class": (config(tokenizer_class="RobertaTokenizer"), "tokenizer_class is 'RobertaTokenizer': expected"),
+    "tokenizer_class no name": (config(tokenizer_class=7), "tokenizer_class is 7: expected a name"),
+    "auto_map": (config(auto_map={"AutoTokenizer": ["mine.Mine", None]}), "expected a tokeniser without code"),
+    "fast_tokenizer_files": (config(fast_tokenizer_files=["tokenizer.4.0.0.json"]), "fast_tokenizer_files of its"),
+}
+
+
+FETCHED = [pytest.param(name, marks=pytest.mark.weights) for name in ("minilm", "bert-tiny")]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_model(tmp_path_factory.mktemp("base") / "made", bert=BERT)
+    written = json.loads((folder / "tokenizer.json").read_text())
+    written["added_tokens"] = [token(word, id_) for id_, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])]
+    (folder / "tokenizer.json").write_text(json.dumps(written))
+    return folder
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+@pytest.mark.parametrize("base", ["made", *FETCHED])
+def test_ids_and_types_are_those_of_transformers(made: Path, tmp_path: Path, base: str, name: str) -> None:
+    folder = made if base == "made" else cache_dir() / base
+    assert_same(changed(folder, tmp_path / "model", FOLLOWED[name]))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_folder_that_means_two_things_is_refused_by_name(made: Path, tmp_path: Path, name: str) -> None:
+    change, sentence = REFUSED[name]
+    with pytest.raises(SoRAError, match=sentence):
+        load_tokenizer(changed(made, tmp_path / "model", change), 16)
+
+
+@pytest.mark.parametrize("name", ["do_lower_case", "normalizer null", "post_processor null"])
+def test_what_the_sentence_advises_mends_the_folder(made: Path, tmp_path: Path, name: str) -> None:
+    folder = changed(made, tmp_path / "model", REFUSED[name][0])
+    theirs(folder).save_pretrained(folder)
+    assert_same(folder)
