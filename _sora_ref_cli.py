@@ -1,4 +1,4 @@
-"""Where the console script `sora-ref` begins: Ctrl-C is one line from here on, while the libraries are still loading.
+"""Where the console script `sora-ref` begins: a signal is one line from here on, while the libraries are still loading.
 
 This module stands outside the package, for whatever is imported from there loads NumPy first.
 """
@@ -10,28 +10,33 @@ import signal
 import sys
 from typing import NoReturn
 
+_ENDING = tuple(signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
 
 def main() -> None:
     """Run the command line; see `sora_ref.run.main.main`."""
-    free = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not where Ctrl-C is ignored, as by nohup
-    if free:
-        signal.signal(signal.SIGINT, _interrupted)
+    usual = {signal.SIGINT: signal.default_int_handler, **dict.fromkeys(_ENDING, signal.SIG_DFL)}
+    free = [name for name, handler in usual.items() if signal.getsignal(name) is handler]  # not ignored, as by nohup
+    for name in free:
+        signal.signal(name, _end)
 
     def ready() -> None:
-        """From now on Ctrl-C is an exception, so that files that are half-written are taken away."""
-        if free:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        """From now on a signal is an exception, so that files that are half-written are taken away."""
+        from sora_ref.run.interrupt import end
+
+        for name in free:
+            signal.signal(name, signal.default_int_handler if name == signal.SIGINT else end)
 
     _quiet_libraries()
     try:
         from sora_ref.run.main import main as run
 
         run(ready)
-    except KeyboardInterrupt:  # a second one, while the first was being said
-        _interrupted()
+    except KeyboardInterrupt as second:  # while the first was being said
+        _end(getattr(second, "number", signal.SIGINT))
     finally:
-        if free:
-            signal.signal(signal.SIGINT, _interrupted)  # while threads and libraries end
+        for name in free:
+            signal.signal(name, _end)  # while threads and libraries end
 
 
 def _quiet_libraries() -> None:
@@ -45,11 +50,12 @@ def _quiet_libraries() -> None:
         warnings.simplefilter("ignore")
 
 
-def _interrupted(*_: object) -> NoReturn:
+def _end(number: int, *_: object) -> NoReturn:
+    said = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
     if sys.stderr is not None:
         sys.stderr.flush()
-        os.write(2, b"sora-ref: interrupted\n")
-    os._exit(130)
+        os.write(2, f"sora-ref: {said}\n".encode())
+    os._exit(128 + number)
 
 
 if __name__ == "__main__":

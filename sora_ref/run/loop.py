@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from sora_ref.run.checkpoint import Position
 from sora_ref.run.config import Config
 from sora_ref.run.data import Task
 from sora_ref.run.evaluate import predict_logits, score
-from sora_ref.run.interrupt import Interrupted
+from sora_ref.run.interrupt import Interrupted, Stop
 from sora_ref.run.loggers import Loggers
 from sora_ref.run.setup import Setup
 from sora_ref.run.text import Encoded, epoch_batches, microbatches, pad
@@ -77,7 +76,7 @@ class Run:
 
 
 def train_stage(
-    run: Run, state: TrainState, position: Position, stage: Stage, stop: threading.Event
+    run: Run, state: TrainState, position: Position, stage: Stage, stop: Stop
 ) -> tuple[TrainState, Position]:
     """The steps of one stage that are left, from `position.stage_step` on.
 
@@ -134,7 +133,8 @@ def train_stage(
                 if save:
                     run.save(state, position)
                 if stopped:
-                    raise Interrupted(f"{run.out}: stopped at step {position.step}; --resume goes on from there")
+                    sentence = f"{run.out}: stopped at step {position.step}; --resume goes on from there"
+                    raise Interrupted(sentence, stop.number)
     return state, position
 
 

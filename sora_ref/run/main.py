@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,6 +11,8 @@ from contextlib import suppress
 
 def main(ready: Callable[[], None] = lambda: None) -> None:
     """Run the command line and exit: 0 done, 1 bad input, 2 wrong usage, 130 interrupted, 70 a bug of ours.
+
+    Ended by another signal than Ctrl-C, SIGTERM or SIGHUP, it exits with 128 and the signal's number.
 
     ready: called when everything is loaded, just before the command runs.
     """
@@ -19,7 +22,7 @@ def main(ready: Callable[[], None] = lambda: None) -> None:
         from sora_ref.errors import SoRAError
         from sora_ref.run import terminal
         from sora_ref.run.cli import COMPLETE, cli
-        from sora_ref.run.interrupt import Interrupted
+        from sora_ref.run.interrupt import Ended, Interrupted
     except ImportError as error:
         _leave(1, _more_packages(error))
     try:
@@ -41,7 +44,9 @@ def main(ready: Callable[[], None] = lambda: None) -> None:
             terminal.show_usage(error, sys.stderr)
         sys.exit(error.exit_code)
     except Interrupted as stopped:
-        _leave(130, str(stopped))
+        _leave(128 + stopped.number, str(stopped))
+    except Ended as ended:
+        _leave(128 + ended.number, f"ended by {signal.Signals(ended.number).name}")
     except (KeyboardInterrupt, click.Abort):
         _leave(130, "interrupted")
     except BrokenPipeError:

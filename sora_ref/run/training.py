@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -32,7 +31,7 @@ from sora_ref.run.config import Config, differences, dump_config, load_config, w
 from sora_ref.run.evaluate import predict_logits, score
 from sora_ref.run.found import Found, clear_outset, look, refusal
 from sora_ref.run.inputs import WEIGHTS, input_files
-from sora_ref.run.interrupt import stop_requested
+from sora_ref.run.interrupt import Stop, stop_requested
 from sora_ref.run.loggers import opened, require_loggers
 from sora_ref.run.loop import Run, expected_labels, log_gates, train_stage
 from sora_ref.run.records import cut_logs, stage_records
@@ -71,9 +70,9 @@ def train(
     accept_changed_data: go on although files that the run has read are other ones now, and record that.
 
     A resumed run's parameters end bit-identical to those of an uninterrupted run on the same kind of machine and
-    versions; a difference in those is a warning, one in the configuration or in a file that was read an error.  Ctrl-C
-    finishes the step, writes a checkpoint and raises `Interrupted`; a kill loses the work since the last checkpoint.
-    One process at a time trains in a directory.
+    versions; a difference in those is a warning, one in the configuration or in a file that was read an error.  Ctrl-C,
+    SIGTERM and SIGHUP finish the step, write a checkpoint and raise `Interrupted`; a kill loses the work since the last
+    checkpoint.  One process at a time trains in a directory.
     """
     say = say or (lambda line: None)
     config = with_absolute_paths(config)
@@ -122,9 +121,10 @@ def _train(config: Config, out: Path, accept: bool, quiet: bool, say: Say) -> di
         f"task {task.name} has the splits {', '.join(data)}: expected a validation split",
     )
 
-    start = _resume_point(run, before, now, accept, say) if resuming else _begin(run, now)
-    with stop_requested() as stop, opened(config.train.loggers, out, config, start[1].step, say) as loggers:
-        state, position, results = _stages(replace(run, loggers=loggers), *start, stop, say)
+    with stop_requested() as stop:  # from the moment that there is a checkpoint to be had
+        start = _resume_point(run, before, now, accept, say) if resuming else _begin(run, now)
+        with opened(config.train.loggers, out, config, start[1].step, say) as loggers:
+            state, position, results = _stages(replace(run, loggers=loggers), *start, stop, say)
     return finish(run.out, run.setup, run.data, state.params, position, results)
 
 
@@ -195,7 +195,7 @@ def _same_config(out: Path, config: Config) -> None:
 
 
 def _stages(
-    run: Run, state: TrainState, position: Position, stop: threading.Event, say: Say
+    run: Run, state: TrainState, position: Position, stop: Stop, say: Say
 ) -> tuple[TrainState, Position, list[dict[str, Any]]]:
     """Every stage that is left: one for a plain run, several for the sparsifying scheduler."""
     schedule = run.config.schedule

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from threadpoolctl import threadpool_limits
@@ -23,12 +24,32 @@ def worker_pool(workers: int) -> Iterator[Each]:
     """A `map` over this many threads, one per available core where 0.
 
     NumPy lets go of the interpreter lock inside its operations, so two threads with a BLAS of one thread each beat one
-    with a BLAS of two.  BLAS has one thread for every number of workers, 1 included: so the bits are the same.
+    with a BLAS of two.  BLAS has one thread for every number of workers, 1 included: so the bits are the same.  Where
+    the system starts fewer threads, there are fewer; where none, this thread does the work.
     """
     count = workers or len(os.sched_getaffinity(0))
     keep_freed_memory()
-    with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(count) as pool:
-        yield pool.map
+    pool = _started(count)
+    with threadpool_limits(limits=1, user_api="blas"), pool or nullcontext():
+        yield pool.map if pool is not None else map
+
+
+def _started(count: int) -> ThreadPoolExecutor | None:
+    """A pool whose threads run already, `count` or as many as can be started; None where not one can be."""
+    while count:
+        pool, held, running = ThreadPoolExecutor(count), threading.Event(), 0
+        try:
+            while running < count:
+                pool.submit(held.wait)  # a thread each, for none of them is idle
+                running += 1
+            return pool
+        except RuntimeError:  # "can't start new thread"
+            held.set()
+            pool.shutdown()
+            count = running
+        finally:
+            held.set()
+    return None
 
 
 def keep_freed_memory() -> bool:
