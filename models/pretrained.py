@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from sora_ref.checks import require
-from sora_ref.errors import SoRAError
 from sora_ref.models.bert import BertConfig
 from sora_ref.models.tensors import read_tensors
+from sora_ref.storage.documents import read_json
 
 _SIZES = (
     "vocab_size",
@@ -32,7 +31,7 @@ POOLER = ("pooler.dense.weight", "pooler.dense.bias")
 def read_config(folder: Path) -> BertConfig:
     """The sizes in folder/config.json; SoRAError for another architecture, activation or a size that is missing."""
     path = folder / "config.json"
-    raw = _read_json(path)
+    raw = read_json(path, dict[str, Any], "the configuration of a Hugging Face model")
     for key, expected in _EXPECTED.items():
         require(raw.get(key, expected) == expected, f"{path}: {key} is {raw.get(key)!r}: expected {expected!r}")
     require(not raw.get("is_decoder"), f"{path}: is_decoder is true: expected an encoder")
@@ -90,14 +89,3 @@ def _plain_name(name: str) -> str:
     for old, new in _RENAMED.items():
         name = name.replace(old, new)
     return name
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SoRAError(f"{path}: cannot be read ({error.strerror}): expected a Hugging Face model folder") from error
-    except ValueError as error:
-        raise SoRAError(f"{path}: not JSON ({error}): expected a Hugging Face model's configuration") from error
-    require(isinstance(raw, dict), f"{path}: holds a {type(raw).__name__}: expected a JSON object")
-    return dict(raw)

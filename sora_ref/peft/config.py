@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -12,17 +11,12 @@ from typing import Any
 from sora_ref.checks import require
 from sora_ref.errors import SoRAError
 from sora_ref.peft import format as peft_format
+from sora_ref.storage.documents import read_json
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """The configuration, untouched; SoRAError where it is absent, malformed, or asks for more than a plain LoRA."""
-    try:
-        config: Any = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SoRAError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # invalid JSON, invalid UTF-8
-        raise SoRAError(f"{path} is no valid JSON: {error}") from error
-    require(isinstance(config, dict), f"{path} is no JSON object: expected PEFT's configuration")
+    config = read_json(path, dict[str, Any], "PEFT's configuration")
     kind = config.get("peft_type")
     require(kind == "LORA", f"{path}: peft_type is {kind!r}: expected 'LORA'")
     tasks = [task.task_type for task in peft_format.TASKS.values()]

@@ -139,7 +139,7 @@ def test_half_precision_is_cast_to_float32_and_said(tmp_path: Path, stored: str)
         ({"r": True}, "rank r is True"),
         ({"rank_pattern": {"key": 1.5}}, "rank key is 1.5"),
         ({"rank_pattern": ["key"]}, "rank_pattern is "),
-        ({"lora_alpha": math.nan}, "scale lora_alpha is nan"),
+        ({"lora_alpha": math.nan}, "not JSON"),
         ({"lora_alpha": None}, "scale lora_alpha is None"),
         ({"alpha_pattern": {"key": "2"}}, "scale key is '2'"),
         ({"alpha_pattern": {"(": 2}}, "is no regular expression"),
@@ -199,7 +199,7 @@ def test_module_saved_in_full_carries_no_adapter(tmp_path: Path) -> None:
 
 
 def test_absent_and_damaged_files_are_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(SoRAError, match=r"adapter_config\.json cannot be read: No such file"):
+    with pytest.raises(SoRAError, match=r"adapter_config\.json: no such file: expected PEFT's configuration"):
         read_adapter(tmp_path)
     weights = write(tmp_path) / "adapter_model.safetensors"
     whole = weights.read_bytes()
@@ -210,13 +210,10 @@ def test_absent_and_damaged_files_are_refused_by_name(tmp_path: Path) -> None:
     weights.unlink()
     with pytest.raises(SoRAError, match=r"adapter_model\.safetensors cannot be read: No such file"):
         read_adapter(tmp_path)
-    for text in (b"{", b"\xff", b""):
+    for text in (b"{", b"\xff", b"", b"[]", b"[" * 100_000, b'{"r": ' + b"[" * 100_000, b'{"r": ' + b"9" * 5000 + b"}"):
         (tmp_path / "adapter_config.json").write_bytes(text)
-        with pytest.raises(SoRAError, match=r"adapter_config\.json is no valid JSON"):
+        with pytest.raises(SoRAError, match=r"adapter_config\.json: .*: expected PEFT's configuration$"):
             read_adapter(tmp_path)
-    (tmp_path / "adapter_config.json").write_text("[]")
-    with pytest.raises(SoRAError, match="is no JSON object"):
-        read_adapter(tmp_path)
 
 
 @pytest.mark.parametrize(

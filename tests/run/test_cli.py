@@ -349,12 +349,12 @@ def path_of(own: Keys, name: str) -> Path:
 
 MODEL_DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no folder": (shutil.rmtree, "no such folder: expected a Hugging Face BERT folder"),
-    "no config": (lambda f: (f / "config.json").unlink(), r"config\.json: cannot be read"),
+    "no config": (lambda f: (f / "config.json").unlink(), r"config\.json: no such file"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), r"model\.safetensors cannot be read"),
     "no tokeniser": (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer\.json: no such file"),
-    "config not JSON": (lambda f: (f / "config.json").write_text("{"), r"config\.json: not JSON"),
-    "config no object": (lambda f: (f / "config.json").write_text("[]"), "expected a JSON object"),
-    "config not text": (lambda f: (f / "config.json").write_bytes(b"\xff"), r"config\.json: not JSON"),
+    "config not JSON": (lambda f: (f / "config.json").write_text("{"), r"config\.json: damaged, not JSON"),
+    "config no object": (lambda f: (f / "config.json").write_text("[]"), "Expected `object`, got `array`"),
+    "config not text": (lambda f: (f / "config.json").write_bytes(b"\xff"), r"config\.json: damaged, not JSON"),
     "another model": (lambda f: (f / "config.json").write_text('{"model_type": "gpt2"}'), "expected 'bert'"),
     "weights empty": (lambda f: (f / "model.safetensors").write_bytes(b""), "is damaged or truncated"),
     "weights cut": (
