@@ -5,20 +5,23 @@ Every command imports what it needs when it runs, so that `sora-ref --help` is i
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from sora_ref import SPEC_VERSION, __version__
 from sora_ref.errors import SoRAError
+from sora_ref.run import use
+from sora_ref.run.options import load as _load
+from sora_ref.run.options import output as _output
+from sora_ref.run.options import run as _run
+from sora_ref.run.options import stage as _stage
 from sora_ref.run.terminal import say as _say
 from sora_ref.run.terminal import show as _show
 
 COMPLETE = "_SORA_REF_COMPLETE"  # what a shell that completes sets, as click has it
-F = TypeVar("F", bound=Callable[..., Any])
 
 # Flags of `train` and the keys of the configuration they set.
 _KEYS = {
@@ -47,19 +50,10 @@ def cli() -> None:
     """Fine-tune a transformer with SoRA, prune it, prove the pruning, ship it."""
 
 
-def _work(function: F) -> F:
-    """Backend and dtype, for commands that load a trained model."""
-    function = click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Dtype of the work.")(function)
-    return click.option("--backend", help="numpy, or cupy on a GPU.")(function)
+cli.add_command(use.evaluate)
+cli.add_command(use.predict)
 
 
-def _output(function: F) -> F:
-    function = click.option("--quiet", is_flag=True, help="No progress on standard error.")(function)
-    return click.option("--json", "as_json", is_flag=True, help="The result as JSON on standard output.")(function)
-
-
-_run = click.argument("run", type=click.Path(path_type=Path))
-_stage = click.option("--stage", type=click.IntRange(min=0), help="A stage of the sparsifying scheduler.")
 _stored_as = click.option(
     "--dtype",
     type=click.Choice(["float32", "float64", "float16", "bfloat16"]),
@@ -145,83 +139,6 @@ def train(
         say=_say(quiet),
     )
     _show(summary, summary_lines(summary), as_json)
-
-
-@cli.command(name="eval")
-@_run
-@click.option("--split", help="One split of the task; all labelled ones by default.")
-@_stage
-@_work
-@_output
-def evaluate(
-    run: Path, split: str | None, stage: int | None, backend: str | None, dtype: str | None, as_json: bool, quiet: bool
-) -> None:
-    """Score a trained model on its task."""
-    from sora_ref.run.evaluate import predict_logits, score
-    from sora_ref.run.setup import read_task
-    from sora_ref.run.summary import score_words
-    from sora_ref.run.text import encode
-
-    loaded = _load(run, stage, backend, dtype, quiet)
-    task = read_task(loaded.setup.config, _say(quiet), labels=loaded.setup.labels, split=split)
-    found = {}
-    for name in task.splits:
-        part = encode(task.splits[name], loaded.setup.tokenizer, loaded.setup.model.bert)
-        if part.labels is not None:
-            found[name] = score(loaded.setup.labels, predict_logits(loaded.setup, loaded.params, part), part.labels)
-        elif split is not None:
-            raise SoRAError(f"split {split} of task {task.name} has no labels: expected some to score against")
-    lines = [f"{name}: {score_words(scores)}" for name, scores in found.items()]
-    _show(found, lines, as_json)
-
-
-@cli.command()
-@_run
-@click.argument("texts", nargs=-1)
-@click.option("--input", "table", type=click.Path(path_type=Path), help="A TSV, CSV or JSONL file with named columns.")
-@click.option("--text", "text_column", default="text", show_default=True, help="Its column of texts.")
-@click.option("--pair", "pair_column", help="Its column of second texts.")
-@click.option("--id", "id_column", help="Its column of names.")
-@click.option("--out", type=click.Path(path_type=Path), help="A JSONL file; standard output by default.")
-@_stage
-@_work
-@_output
-def predict(
-    run: Path,
-    texts: tuple[str, ...],
-    table: Path | None,
-    text_column: str,
-    pair_column: str | None,
-    id_column: str | None,
-    out: Path | None,
-    stage: int | None,
-    backend: str | None,
-    dtype: str | None,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    """Predict for TEXTS, or for the rows of a table; one JSON line each with --json, --out or a table."""
-    from sora_ref.run.data import Example, read_table
-    from sora_ref.run.predict import predict_records
-    from sora_ref.storage.files import write_text
-
-    if bool(texts) == (table is not None):
-        raise click.UsageError("expected either TEXTS or --input")
-    if table is None:
-        examples = tuple(Example(str(k), text, None, None) for k, text in enumerate(texts))
-    else:
-        examples, _ = read_table(table, text=text_column, pair=pair_column, id=id_column)
-    loaded = _load(run, stage, backend, dtype, quiet)
-    records = predict_records(loaded, examples)
-    lines = [json.dumps(record, ensure_ascii=False) for record in records]
-    if out is not None:
-        write_text(out, "".join(f"{line}\n" for line in lines))
-    elif as_json or table is not None:
-        click.echo("\n".join(lines))
-    else:
-        for example, record in zip(examples, records, strict=True):
-            sure = f"  ({record['probability']:.3f})" if "probability" in record else ""
-            click.echo(f"{record['prediction']}{sure}  {example.text}")
 
 
 @cli.command()
@@ -401,10 +318,3 @@ def completion(shell: str) -> None:
     made = get_completion_class(shell)
     assert made is not None  # click has these three
     click.echo(made(cli, {}, "sora-ref", COMPLETE).source())
-
-
-def _load(run: Path, stage: int | None, backend: str | None, dtype: str | None, quiet: bool) -> Any:
-    from sora_ref.run.trained import load_trained
-
-    overrides = {key: value for key, value in (("backend", backend), ("dtype", dtype)) if value is not None}
-    return load_trained(run, stage=stage, overrides=overrides, say=_say(quiet))

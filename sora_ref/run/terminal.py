@@ -67,8 +67,13 @@ def line_of(text: str) -> str:
 
 
 def say(quiet: bool) -> Callable[[str], None]:
-    """What tells of progress, line by line, on standard error; nothing where it is to be quiet."""
-    return (lambda line: None) if quiet else (lambda line: click.echo(line_of(line), err=True))
+    """What tells of progress, line by line, on standard error; of warnings alone where it is to be quiet."""
+
+    def tell(line: str) -> None:
+        if not quiet or line.startswith("warning: "):
+            click.echo(line_of(line), err=True)
+
+    return tell
 
 
 def show(facts: Any, lines: list[str], as_json: bool) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
+_AT_ONCE = 4096  # texts whose encodings are held together: each is some kilobytes
 _GROUP = 32  # tokens that take as long as reading all weights once more does
 
 
@@ -26,26 +27,32 @@ class Encoded(NamedTuple):
     """Token sequences without padding, in the order of the examples.
 
     ids, types: one (length,) int64 array an example;  lengths: (n,);  labels: (n,) int64 or float, None if unlabelled.
+    names: what a sentence calls the examples, their ids; none where they have no names.
     """
 
     ids: tuple[np.ndarray, ...]
     types: tuple[np.ndarray, ...]
     lengths: np.ndarray
     labels: np.ndarray | None
+    names: tuple[str, ...] = ()
 
     def take(self, rows: Sequence[int]) -> Encoded:
         """These rows, in this order."""
         labels = None if self.labels is None else self.labels[list(rows)]
         ids, types = ([arrays[row] for row in rows] for arrays in (self.ids, self.types))
-        return Encoded(tuple(ids), tuple(types), self.lengths[list(rows)], labels)
+        names = tuple(self.names[row] for row in rows) if self.names else ()
+        return Encoded(tuple(ids), tuple(types), self.lengths[list(rows)], labels, names)
 
 
 def encode(examples: Sequence[Example], tokenizer: Tokenizer, config: BertConfig) -> Encoded:
     """Token ids and types of single texts or pairs; SoRAError for an id the model has no embedding of."""
-    texts = [example.text if example.pair is None else (example.text, example.pair) for example in examples]
-    encodings = encode_texts(tokenizer, texts)
-    ids = tuple(np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings)
-    types = tuple(np.asarray(encoding.type_ids, dtype=np.int64) for encoding in encodings)
+    ids: list[np.ndarray] = []
+    types: list[np.ndarray] = []
+    for first in range(0, len(examples), _AT_ONCE):
+        texts = [e.text if e.pair is None else (e.text, e.pair) for e in examples[first : first + _AT_ONCE]]
+        encodings = encode_texts(tokenizer, texts)
+        ids += (np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings)
+        types += (np.asarray(encoding.type_ids, dtype=np.int64) for encoding in encodings)
     for name, arrays, size in (("token id", ids, config.vocab_size), ("token type", types, config.type_vocab_size)):
         for example, array in zip(examples, arrays, strict=True):
             require(
@@ -55,7 +62,8 @@ def encode(examples: Sequence[Example], tokenizer: Tokenizer, config: BertConfig
             )
     labels = [example.label for example in examples]
     known = None if None in labels else np.asarray(labels)
-    return Encoded(ids, types, np.asarray([len(array) for array in ids], dtype=np.int64), known)
+    lengths = np.asarray([len(array) for array in ids], dtype=np.int64)
+    return Encoded(tuple(ids), tuple(types), lengths, known, tuple(example.id for example in examples))
 
 
 def epoch_batches(lengths: np.ndarray, batch: int, bucket_batches: int, seed: int, epoch: int) -> list[np.ndarray]:

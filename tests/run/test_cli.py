@@ -214,9 +214,8 @@ def test_predict_takes_tables_and_writes_a_json_line_a_row(
     assert (tmp_path / "new" / "out").read_text() == out
     accuracy = sum(r["prediction"] == row["label"] for r, row in zip(found, rows, strict=True)) / len(rows)
     assert accuracy == json.loads((trained / "summary.json").read_text())["scores"]["test"]["accuracy"]
-    paired = good("predict", trained, "--input", path, "--text", "text", "--pair", "label", "--quiet")
-    assert next(json.loads(line)["id"] for line in paired.splitlines()).startswith(f"table.{suffix}:")
-    assert paired != out
+    unnamed = good("predict", trained, "--input", path, "--text", "text", "--quiet")
+    assert next(json.loads(line)["id"] for line in unnamed.splitlines()).startswith(f"table.{suffix}:")
 
 
 def test_prune_merge_export_and_what_they_write_are_accepted_everywhere(
@@ -309,7 +308,10 @@ def test_version_and_help_are_instant_and_complete() -> None:
 # What does not.
 
 
-def test_wrong_usage_exits_with_2_and_clicks_sentence(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_exits_with_2_and_clicks_sentence(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)  # else `predict` reads it
     for arguments in (
         ["train"],
         ["train", "--out", "x", "--rank", "two"],

@@ -20,6 +20,7 @@ from sora_ref.run.data.task import Example, Kind, Task
 from sora_ref.run.fetch import fetch
 
 __all__ = [
+    "GLUE",
     "TASK_NAMES",
     "Columns",
     "Example",

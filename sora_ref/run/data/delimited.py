@@ -57,14 +57,17 @@ def table_rows(
     ``format`` goes by the suffix when it is None.  A row that is not sound (a `Fault`, or a blank cell) is raised as a
     `SoRAError`; with ``skipped`` it is passed over and tallied there.  Ids are not compared: that would take memory.
     """
+    path = Path(path)
     places = (columns.text, columns.pair, columns.label, columns.id)
     named = [column for column in places if column is not None]
     at = [None if column is None else named.index(column) for column in places]
-    text_at, pair_at, label_at, id_at = 0, at[1], at[2], at[3]
+    pair_at, label_at, id_at = at[1:]
+    short = path.name
     for line, found in cells(path, named, format or format_of(path), header=header, stream=stream):
         if not isinstance(found, Fault):
-            for column, cell in zip(named, found, strict=True):
+            for cell in found:
                 if not cell or cell.isspace():
+                    column = next(name for name, cell in zip(named, found, strict=True) if not cell.strip())
                     found = Fault(f"the column {shown(column)} is blank; expected text")
                     break
         if isinstance(found, Fault):
@@ -74,8 +77,8 @@ def table_rows(
             continue
         yield TableRow(
             line,
-            f"{path.name}:{line}" if id_at is None else found[id_at],
-            found[text_at],
+            f"{short}:{line}" if id_at is None else found[id_at],
+            found[0],
             None if pair_at is None else found[pair_at],
             None if label_at is None else found[label_at],
         )
@@ -110,32 +113,39 @@ def read_table(
     known = None if labels is None or kind == "regression" else class_indices(labels)
     met: dict[str, int] = {}  # labels in order of appearance, where they make the classes
     lines_by_id: dict[str, int] = {}
-    found: list[Example] = []
+    ids: list[str] = []
+    texts: list[str] = []
+    pairs: list[str | None] = []
+    values: list[int | float | None] = []
     for row in table_rows(path, columns, format=format, header=header, stream=stream, skipped=skipped):
         fault, value = None, None
         if id is not None and row.id in lines_by_id:
             fault = f"the id {shown(row.id)} is that of line {lines_by_id[row.id]} too; expected every id once"
         elif row.label is not None:
             value, fault = _label(row.label, kind, known, met)
-        if fault is None:
-            if id is not None:
-                lines_by_id[row.id] = row.line
-            found.append(Example(row.id, row.text, row.pair, value))
-        elif skipped is None:
-            raise SoRAError(f"{place(path, row.line)}: {fault}")
-        else:
+        if fault is not None:
+            if skipped is None:
+                raise SoRAError(f"{place(path, row.line)}: {fault}")
             skipped.add(f"line {row.line}: {fault}")
-    if not found:
+            continue
+        if id is not None:
+            lines_by_id[row.id] = row.line
+        ids.append(row.id)
+        texts.append(row.text)
+        pairs.append(row.pair)
+        values.append(value)
+    if not ids:
         rows = "rows" if skipped is None or not skipped.count else f"rows left, skipped {skipped.words()}"
         raise SoRAError(f"{printable(str(path))} has no {rows}; expected at least one")
     if kind == "regression":
-        return tuple(found), ()
-    if known is not None:
-        return tuple(found), tuple(known)
-    names = in_class_order(met)
-    rank = {met[name]: index for index, name in enumerate(names)}
-    ranked = (Example(e.id, e.text, e.pair, None if e.label is None else rank[int(e.label)]) for e in found)
-    return tuple(ranked), names
+        names: tuple[str, ...] = ()
+    elif known is not None:
+        names = tuple(known)
+    else:
+        names = in_class_order(met)
+        rank = {met[name]: index for index, name in enumerate(names)}
+        values = [None if value is None else rank[int(value)] for value in values]
+    return tuple(map(Example, ids, texts, pairs, values)), names
 
 
 def _label(

@@ -48,7 +48,9 @@ def format_of(path: Path) -> Format:
             format: Format = known
             return format
     name = printable(str(path))
-    raise SoRAError(f"{name} has the suffix {shown(path.suffix)}; expected .tsv, .csv or .jsonl, or a format by name")
+    raise SoRAError(
+        f"{name} has the suffix {shown(path.suffix)}; expected .tsv, .csv or .jsonl, or a format (--format)"
+    )
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -83,6 +85,21 @@ def cells(
         return _selected(path, _tsv(lines), columns, header)
     rows = _csv(path, lines, _LONGEST if stream is not None else _longest_field(path))
     return _selected(path, rows, columns, header)
+
+
+def texts_of_lines(path: Path, stream: BinaryIO, *, pairs: bool) -> Fields:
+    """Yield (line number, [text], or [text, pair] split at the tab) of every line, or a `Fault`."""
+    for number, line in _lines(path, stream):
+        if isinstance(line, Fault):
+            yield number, line
+            continue
+        text = line.removesuffix("\n").removesuffix("\r")
+        parts = text.split("\t") if pairs else [text]
+        yield number, parts if len(parts) == 1 + pairs else Fault(_no_pair(len(parts)))
+
+
+def _no_pair(parts: int) -> str:
+    return f"{parts - 1} tabs; expected one, between the two texts of a pair"
 
 
 def _sound(path: Path, lines: Lines) -> Iterator[tuple[int, str]]:

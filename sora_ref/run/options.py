@@ -1,0 +1,52 @@
+"""Options that several commands of `sora-ref` share, and how they load a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from sora_ref.run.terminal import say
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def work(function: F) -> F:
+    """Backend and dtype, for commands that load a trained model."""
+    function = click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Dtype of the work.")(function)
+    return click.option("--backend", help="numpy, or cupy on a GPU.")(function)
+
+
+def output(function: F) -> F:
+    """How the result is printed, and whether progress is."""
+    function = click.option("--quiet", is_flag=True, help="No progress on standard error.")(function)
+    return click.option("--json", "as_json", is_flag=True, help="The result as JSON on standard output.")(function)
+
+
+run = click.argument("run", type=click.Path(path_type=Path))
+stage = click.option("--stage", type=click.IntRange(min=0), help="A stage of the sparsifying scheduler.")
+
+
+def table(function: F) -> F:
+    """The file that is read in place of the run's task, and its columns."""
+    options = [
+        click.option("--input", "table", type=click.Path(path_type=Path), help="A table; - for standard input."),
+        click.option("--format", type=click.Choice(["tsv", "csv", "jsonl"]), help="Of the table; else by its suffix."),
+        click.option("--text", metavar="COLUMN", help="Its column of texts; by default that of the run's task."),
+        click.option("--pair", metavar="COLUMN", help="Its column of second texts; by default likewise."),
+        click.option("--id", metavar="COLUMN", help="Its column of names; FILE:LINE without one."),
+        click.option("--skip-bad-rows", is_flag=True, help="Pass over rows with a fault, count them, list the first."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def load(run: Path, stage: int | None, backend: str | None, dtype: str | None, quiet: bool) -> Any:
+    """The trained model of a run, a `trained.Loaded`."""
+    from sora_ref.run.trained import load_trained
+
+    overrides = {key: value for key, value in (("backend", backend), ("dtype", dtype)) if value is not None}
+    return load_trained(run, stage=stage, overrides=overrides, say=say(quiet))

@@ -1,0 +1,63 @@
+"""A new file that is written as it comes, and is there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from sora_ref.checks import require
+from sora_ref.errors import SoRAError, printable
+from sora_ref.storage.folder import flush_folder
+
+
+def require_new(path: Path) -> None:
+    """SoRAError where something, a broken link included, is at `path` already."""
+    require(not os.path.lexists(path), f"{printable(str(path))}: exists already: expected the name of a new file")
+
+
+@contextmanager
+def new_text(path: Path) -> Iterator[Callable[[str], None]]:
+    """A function that writes text in UTF-8 into a hidden sibling, which gets its name when the block ends well.
+
+    Raises SoRAError where `path` exists, before or after, or cannot be written; then nothing is left behind.
+    """
+    require_new(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with _in_a_sentence(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = temporary.open("x", encoding="utf-8", newline="\n")
+
+        def write(text: str) -> None:
+            with _in_a_sentence(path):
+                file.write(text)
+
+        try:
+            yield write
+            with _in_a_sentence(path):
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            with suppress(OSError):  # a full disk again, said already
+                file.close()
+        require_new(path)
+        with _in_a_sentence(path):
+            os.rename(temporary, path)
+            flush_folder(path.parent)
+    finally:
+        with suppress(OSError, ValueError):  # renamed, where all went well
+            os.unlink(temporary)
+
+
+@contextmanager
+def _in_a_sentence(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: what no file can be called
+        reason = getattr(error, "strerror", None) or error
+        raise SoRAError(
+            f"{printable(str(path))}: cannot be written ({reason}): expected a writable folder with room"
+        ) from error
