@@ -26,7 +26,7 @@ from tiny_run import (
 )
 
 from sora_ref.errors import SoRAError
-from sora_ref.run import train as train_module
+from sora_ref.run import training as train_module
 from sora_ref.run.config import load_config
 from sora_ref.run.inputs import input_files
 from sora_ref.run.trained import load_trained

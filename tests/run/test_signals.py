@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tiny_run import flags, last, make_keys, outcome, run_once, tree
 
-from sora_ref.run import train as train_module
+from sora_ref.run import training as train_module
 from sora_ref.run import workers
 from sora_ref.run.interrupt import SIGNALS, Ended, Interrupted, stop_requested
 from sora_ref.run.workers import worker_pool
