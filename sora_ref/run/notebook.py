@@ -11,7 +11,7 @@ from typing import Any, Literal
 from sora_ref.checks import require
 from sora_ref.run import training
 from sora_ref.run.config import load_config
-from sora_ref.run.data import Example
+from sora_ref.run.given import examples_of_texts
 from sora_ref.run.predict import predict_records
 from sora_ref.run.trained import Loaded, load_trained
 
@@ -31,16 +31,12 @@ class Model:
         """One record a text: id (its number), prediction; for classes also probability and every class's.
 
         pairs: the second texts of a model that was trained on pairs.  Raises SoRAError for one string in place of
-        several, and for lists of different lengths.
+        several, for lists of different lengths, and for pairs where there were none in training, or the reverse.
         """
         for name, given in (("texts", texts), ("pairs", pairs or ())):
             several = not isinstance(given, str) and all(isinstance(text, str) for text in given)
             require(several, f"{name} is {type(given).__name__}: expected a list of strings")
-        seconds = [None] * len(texts) if pairs is None else list(pairs)
-        require(len(seconds) == len(texts), f"{len(texts)} texts and {len(seconds)} pairs: expected as many")
-        pair = self.loaded.setup.config.task.pair is not None
-        require(pairs is not None or not pair, "the model was trained on pairs of texts: expected pairs")
-        examples = [Example(str(k), *both, None) for k, both in enumerate(zip(texts, seconds, strict=True))]
+        examples = examples_of_texts(self.loaded.setup.config, texts, pairs or ())
         return predict_records(self.loaded, examples)
 
 
