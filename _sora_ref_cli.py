@@ -52,9 +52,11 @@ def _quiet_libraries() -> None:
 
 def _end(number: int, *_: object) -> NoReturn:
     said = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
-    if sys.stderr is not None:
+    try:
         sys.stderr.flush()
         os.write(2, f"sora-ref: {said}\n".encode())
+    except (AttributeError, OSError, ValueError):  # there is none, or nobody listens
+        pass
     os._exit(128 + number)
 
 

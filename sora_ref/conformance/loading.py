@@ -20,7 +20,7 @@ from sora_ref.conformance.adapter import CAPABILITIES, Adapter, Layout, capabili
 from sora_ref.conformance.choices import Choices
 from sora_ref.conformance.registry import known_ids
 from sora_ref.conformance.subject import Subject
-from sora_ref.errors import SoRAError
+from sora_ref.errors import SoRAError, shown
 
 ATTRIBUTES: tuple[str, ...] = tuple(Adapter.__annotations__)
 _EXPECTED = "expected pkg.module:Adapter, a module that can be imported and a name in it"
@@ -36,9 +36,9 @@ def load(address: str) -> Adapter:
     """
     module, colon, name = address.partition(":")
     if module.endswith(".py"):
-        raise SoRAError(f"{address!r} names a file: expected a module, {_dotted(module)}:{name or 'Adapter'}")
+        raise SoRAError(f"{shown(address)} names a file: expected a module, {_dotted(module)}:{name or 'Adapter'}")
     if not colon or not all(part.isidentifier() for part in f"{module}.{name}".split(".")):
-        raise SoRAError(f"{address!r} names no implementation: {_EXPECTED}")
+        raise SoRAError(f"{shown(address)} names no implementation: {_EXPECTED}")
     here = os.getcwd()
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -80,7 +80,7 @@ def expected_failures(words: Iterable[str]) -> dict[str, str]:
     for each in words:
         name, _, reason = each.partition("=")
         if not (name.strip() and reason.strip()):
-            raise SoRAError(f"{each!r} is no expected failure: expected ID=REASON, such as SORA-PROX-3='known'")
+            raise SoRAError(f"{shown(each)} is no expected failure: expected ID=REASON, such as SORA-PROX-3='known'")
         found[name.strip()] = reason.strip()
     known_ids(found)
     return found
@@ -147,7 +147,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 def _check_attributes(adapter: Adapter, what: str) -> None:
     def need(name: str, right: bool, expected: str) -> None:
         if not right:
-            raise SoRAError(f"{what} declares {name} = {getattr(adapter, name)!r}: expected {expected}")
+            raise SoRAError(f"{what} declares {name} = {shown(getattr(adapter, name))}: expected {expected}")
 
     need("name", isinstance(adapter.name, str), "a string")
     version = adapter.spec_version
@@ -170,6 +170,6 @@ def _check_attributes(adapter: Adapter, what: str) -> None:
         value, hint = getattr(adapter.choices, field.name), hints[field.name]
         if get_origin(hint) is Literal and value not in get_args(hint):
             expected = ", ".join(get_args(hint))
-            raise SoRAError(f"{what} declares the choice {field.name} = {value!r}: expected one of {expected}")
+            raise SoRAError(f"{what} declares the choice {field.name} = {shown(value)}: expected one of {expected}")
     if adapter.choices.descend == "sgd" and adapter.choices.amount.startswith("metric"):
         raise SoRAError(f"{what} declares a threshold in Adam's metric, and gates that descend by SGD: expected Adam's")

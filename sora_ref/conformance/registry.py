@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sora_ref.conformance.choices import Choices
 from sora_ref.conformance.subject import Subject
-from sora_ref.errors import SoRAError
+from sora_ref.errors import SoRAError, shown
 
 Level = Literal["core", "full"]
 
@@ -110,4 +110,5 @@ def known_ids(names: Iterable[str]) -> None:
     unknown = sorted(set(names) - known)
     if unknown:
         near = difflib.get_close_matches(unknown[0], sorted(known), 3) or sorted({each.clause for each in all_checks()})
-        raise SoRAError(f"unknown check {unknown[0]!r}: expected {', '.join(near)}, or another that `--list` shows")
+        some = ", ".join(near)
+        raise SoRAError(f"unknown check {shown(unknown[0])}: expected {some}, or another that `--list` shows")

@@ -17,7 +17,7 @@ from sora_ref.bounds import BF16, FP16, TF32, Precision, precision_of
 from sora_ref.conformance.adapter import Adapter, Floats, Layer, Missing, Plan, Triple, capabilities
 from sora_ref.conformance.choices import Choices
 from sora_ref.conformance.refusal import Refusal
-from sora_ref.errors import SoRAError
+from sora_ref.errors import SoRAError, shown
 
 # What follows from what: capability -> the one it can be derived from.
 DERIVED = {"prox": "gate_steps", "gate_steps": "train", "gradients": "train"}
@@ -61,7 +61,8 @@ class Subject:
         word, _, stored = self.adapter.precision.partition(",")
         if word not in _LOW or stored.strip() not in ("", "stored"):
             expected = ", ".join(_LOW)
-            raise SoRAError(f"{self.name} declares precision {self.adapter.precision!r}: expected one of {expected}")
+            precision = shown(self.adapter.precision)
+            raise SoRAError(f"{self.name} declares precision {precision}: expected one of {expected}")
         return _LOW[word].stored() if stored else _LOW[word]
 
     # --- the linear map ---

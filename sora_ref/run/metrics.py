@@ -19,7 +19,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sora_ref.errors import SoRAError
+from sora_ref.errors import SoRAError, shown
 from sora_ref.run.data.labels import UNKNOWN
 
 Values = NDArray[np.int64] | NDArray[np.float64]
@@ -86,7 +86,7 @@ def evaluate(metrics: Sequence[str], predictions: ArrayLike, labels: ArrayLike) 
     """
     unknown = [name for name in metrics if name not in METRICS]
     if unknown:
-        raise SoRAError(f"unknown metric {unknown[0]!r}; expected one of {', '.join(METRICS)}")
+        raise SoRAError(f"unknown metric {shown(unknown[0])}; expected one of {', '.join(METRICS)}")
     predicted, expected = np.asarray(predictions), np.asarray(labels)
     if predicted.ndim != 1 or predicted.shape != expected.shape or predicted.size == 0:
         raise SoRAError(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,17 @@ if TYPE_CHECKING:
 _INK, _GONE, _ALIVE = "#222222", "#c9b8a8", "#2a6f97"
 
 
+@contextmanager
+def _own_style() -> Iterator[None]:
+    """Matplotlib as it is shipped; a matplotlibrc that happens to lie in the current folder could ask for LaTeX."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
+
+
+@_own_style()
 def draw_ranks(path: Path, ranks: Mapping[str, int], r: int) -> None:
     """A heat map, layers from the bottom up and kinds of linear layer from left to right, the rank in every cell."""
     places = [_place(module) for module in ranks]
@@ -45,6 +57,7 @@ def draw_ranks(path: Path, ranks: Mapping[str, int], r: int) -> None:
     _save(figure, path)
 
 
+@_own_style()
 def draw_gates(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     """Every gate's value against the step; those that end at zero in a pale colour behind the others."""
     steps = [record["step"] for record in history]

@@ -12,7 +12,7 @@ import numpy as np
 from sora_ref import SoRA, backends, initial_adapter, initial_dense
 from sora_ref.backends import Array, Backend
 from sora_ref.checks import require
-from sora_ref.errors import SoRAError, printable
+from sora_ref.errors import SoRAError, printable, shown
 from sora_ref.models import MODEL_SPEC, BertConfig, Classifier, ModelOps, linear_modules, load_bert
 from sora_ref.models.pretrained import POOLER
 from sora_ref.run.config import Config
@@ -130,9 +130,9 @@ def get_backend(name: str) -> Backend:
     except ValueError as error:
         raise SoRAError(str(error)) from error
     except ImportError as error:
-        raise SoRAError(f"backend {name!r}: its library is not installed ({error})") from error
+        raise SoRAError(f"backend {shown(name)}: its library is not installed ({error})") from error
     except backends.DeviceError as error:
-        raise SoRAError(f"backend {name!r}: {error}") from error
+        raise SoRAError(f"backend {shown(name)}: {error}") from error
 
 
 def operations(config: Config, backend: Backend, frozen: Params) -> ModelOps:

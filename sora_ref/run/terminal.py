@@ -61,9 +61,9 @@ def close_streams() -> None:
 
 
 def line_of(text: str) -> str:
-    """One printable line of at most `MOST` characters."""
+    """One printable line of at most `MOST` characters: of more, the beginning and, for what was expected, the end."""
     line = printable(" ".join(text.split()))
-    return line if len(line) <= MOST else f"{line[:MOST]}…"
+    return line if len(line) <= MOST else f"{line[: MOST - 301]}…{line[-300:]}"
 
 
 def say(quiet: bool) -> Callable[[str], None]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib import rc_context, rcParams
 from matplotlib.image import imread
 from tiny_run import BERT, make_config, make_keys
 
@@ -125,3 +126,19 @@ def test_head_alone_and_plain_lora_have_no_gates_to_draw(tmp_path: Path) -> None
     assert [(tmp_path / run / name).exists() for run in ("head", "lora") for name in ("ranks.png", "gates.png")] == [
         False, False, True, False
     ]  # fmt: skip
+
+
+def test_pictures_do_not_depend_on_a_matplotlibrc(tmp_path: Path) -> None:
+    """One in the current folder is read by matplotlib before anything else, and may ask for LaTeX, a process."""
+    ranks, gates = {MODULES[1]: 2, MODULES[6]: 1}, history([0.5, -0.5, 0.25], [0.25, 0.0, 0.0])
+    for folder, settings in (
+        ("plain", {}),
+        ("odd", {"text.usetex": True, "figure.facecolor": "red", "savefig.dpi": 7}),
+    ):
+        with rc_context(settings):
+            (tmp_path / folder).mkdir()
+            draw_ranks(tmp_path / folder / "ranks.png", ranks, 2)
+            draw_gates(tmp_path / folder / "gates.png", gates)
+            assert all(rcParams[key] == value for key, value in settings.items()), "and they are left as they were"
+    for name in ("ranks.png", "gates.png"):
+        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "odd" / name).read_bytes()

@@ -175,7 +175,7 @@ def read_glue(folder: Path, task: str, *, say: Say | None = None) -> Task:
     faults of `tsv_rows`.
     """
     if task not in GLUE:
-        raise SoRAError(f"unknown GLUE task {task!r}; expected one of {', '.join(GLUE)}")
+        raise SoRAError(f"unknown GLUE task {shown(task)}; expected one of {', '.join(GLUE)}")
     spec = GLUE[task]
     home = _home(Path(folder), spec)
     splits = {}

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from sora_ref.errors import SoRAError
+from sora_ref.errors import SoRAError, shown
 from sora_ref.run.data.delimited import read_table
 from sora_ref.run.data.split import same_text, split_by_text
 from sora_ref.run.data.task import Example, Kind, Task
@@ -49,7 +49,7 @@ def read_hutto(
     Raises `SoRAError` for an unknown ``which``, a negative seed, and the faults of `read_table`.
     """
     if which not in FILES:
-        raise SoRAError(f"unknown set of rated sentences {which!r}; expected one of {', '.join(FILES)}")
+        raise SoRAError(f"unknown set of rated sentences {shown(which)}; expected one of {', '.join(FILES)}")
     examples, _ = read_table(
         Path(folder) / FILES[which], id="1", label="2", text="3", format="tsv", header=False, kind="regression"
     )
