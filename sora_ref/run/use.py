@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from sora_ref.errors import SoRAError, printable
+from sora_ref.errors import SoRAError, brief, printable
 from sora_ref.run import options
 from sora_ref.run.terminal import say, show
+from sora_ref.storage.json_text import to_json
 
 
 @click.command(name="eval")
@@ -128,12 +128,12 @@ def _write_predictions(records: Any, out: Path | None, as_json: bool, quiet: boo
     if out is not None:
         with new_text(out) as write:
             for _, record in bar:
-                write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+                write(to_json(record) + "\n")
         return
     for example, record in bar:
         if as_json:
-            click.echo(json.dumps(record, ensure_ascii=False, allow_nan=False))
+            click.echo(to_json(record))
         else:
             sure = f"  ({record['probability']:.3f})" if "probability" in record else ""
             texts = example.text if example.pair is None else f"{example.text}  |  {example.pair}"
-            click.echo(printable(f"{record['prediction']}{sure}  {texts}"))
+            click.echo(f"{brief(str(record['prediction']))}{sure}  {printable(texts.replace(chr(10), ' '))}")
