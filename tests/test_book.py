@@ -11,10 +11,11 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 def rules(selector: str) -> dict[str, str]:
     """The declarations for a selector in our own style sheet, those of a list of selectors included."""
     text = re.sub(r"/\*.*?\*/", "", (DOCS / "_static" / "book.css").read_text(encoding="utf-8"), flags=re.DOTALL)
-    found = {}
+    found: dict[str, str] = {}
     for selectors, body in re.findall(r"([^{}]+)\{([^{}]*)\}", text):
         if selector in [one.strip() for one in selectors.split(",")]:
-            found |= dict((part.strip() for part in line.split(":", 1)) for line in body.split(";") if ":" in line)
+            pairs = (line.partition(":") for line in body.split(";") if ":" in line)
+            found |= {name.strip(): value.strip() for name, _, value in pairs}
     return found
 
 
