@@ -19,7 +19,7 @@ from sora_ref import (
     training_step,
 )
 from sora_ref.checks import require
-from sora_ref.errors import SoRAError
+from sora_ref.errors import SoRAError, printable
 from sora_ref.models import Dropout, classifier_backward, classifier_forward, cross_entropy, squared_error
 from sora_ref.run import checkpoint as ckpt
 from sora_ref.run.checkpoint import Position
@@ -90,7 +90,8 @@ def train_stage(
     total = per_epoch * epochs
     lr, gate_lr = config.learning_rates(total)
     recipe = config.recipe()
-    title = run.out.name if config.schedule is None else f"{run.out.name} stage {stage.k}"
+    name = printable(run.out.name).replace("\n", " ")
+    title = name if config.schedule is None else f"{name} stage {stage.k}"
     unread: list[tuple[int, Any]] = []  # step and loss, still on the device
     bar = tqdm(total=total, initial=position.stage_step, desc=title, unit="step", disable=run.quiet, mininterval=1.0)
 
