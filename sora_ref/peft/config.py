@@ -1,73 +1,132 @@
-"""Reading `adapter_config.json`: what a plain LoRA for BERT may say, and one sentence for everything else."""
+"""Reading `adapter_config.json`: what a plain LoRA may say, and one sentence for everything else."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NamedTuple
+
+from msgspec import Meta, Struct
 
 from sora_ref.checks import require
-from sora_ref.errors import SoRAError
-from sora_ref.peft import format as peft_format
-from sora_ref.storage.documents import read_json
+from sora_ref.errors import printable, shown
+from sora_ref.peft.patterns import MOST_EXPRESSIONS, is_name, require_pattern
+from sora_ref.storage.documents import convert, read_json
+
+Rank = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Names = list[str] | str | None
+
+_EXPECTED = "PEFT's configuration of a LoRA"
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The configuration, untouched; SoRAError where it is absent, malformed, or asks for more than a plain LoRA."""
-    config = read_json(path, dict[str, Any], "PEFT's configuration")
-    kind = config.get("peft_type")
-    require(kind == "LORA", f"{path}: peft_type is {kind!r}: expected 'LORA'")
-    tasks = [task.task_type for task in peft_format.TASKS.values()]
-    task = config.get("task_type")
-    require(task is None or task in tasks, f"{path}: task_type is {task!r}: expected {' or '.join(tasks)}")
-    bias = config.get("bias", "none")
-    require(bias == "none", f"{path}: bias is {bias!r}: expected 'none', trained biases are not understood here")
-    initial = config.get("init_lora_weights", True)
+class LoraOptions(Struct, frozen=True):
+    """The options that say which layers carry an adapter, of which rank and scale; defaults are PEFT's."""
+
+    peft_type: Literal["LORA"]
+    task_type: (
+        Literal["SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"] | None
+    ) = None
+    base_model_name_or_path: str | None = None
+    r: Rank = 8
+    lora_alpha: float = 8
+    use_rslora: bool = False
+    rank_pattern: dict[str, Rank] | None = None
+    alpha_pattern: dict[str, float] | None = None
+    target_modules: Names = None
+    exclude_modules: Names = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: Names = None
+    modules_to_save: list[str] | None = None
+    bias: str = "none"
+    init_lora_weights: bool | str = True
+
+
+class Config(NamedTuple):
+    """raw: `adapter_config.json`, untouched.  options: what of it is understood."""
+
+    raw: dict[str, Any]
+    options: LoraOptions
+
+
+# What changes nothing in a trained adapter.  Any other option has to be empty (None, False, "", [], {}), or the adapter
+# means something that is not understood here.
+_HARMLESS = frozenset(
+    {
+        "peft_version",
+        "auto_mapping",
+        "revision",
+        "inference_mode",
+        "lora_dropout",
+        "fan_in_fan_out",  # how the base stores its weight; A and B are the same
+        "megatron_core",
+        "qalora_group_size",
+        "runtime_config",
+        "loftq_config",
+        "eva_config",
+        "corda_config",
+        "lora_ga_config",
+        "ensure_weight_tying",
+    }
+)
+# Initialisations that leave the base weights alone; the others (pissa, olora, loftq …) subtract something from them.
+_PLAIN_INITIALISATIONS = (True, False, "gaussian", "orthogonal", "eva", "mica")
+
+
+def read_config(path: Path) -> Config:
+    """The configuration; SoRAError where it is absent, malformed, or asks for more than a plain LoRA."""
+    raw = read_json(path, dict[str, Any], _EXPECTED)
+    where = printable(str(path))
+    kind = raw.get("peft_type")
+    require(kind == "LORA", f"{where}: peft_type is {shown(kind)}: expected 'LORA'")
+    options = convert(raw, LoraOptions, where, _EXPECTED)
     require(
-        initial in peft_format.PLAIN_INITIALISATIONS,
-        f"{path}: init_lora_weights is {initial!r}, which changes the base weights: expected one that does not",
+        options.bias == "none",
+        f"{where}: bias is {shown(options.bias)}: expected 'none', trained biases are not understood here",
     )
-    known = peft_format.LAYOUT_OPTIONS | peft_format.HARMLESS_OPTIONS
-    unknown = [option for option, value in config.items() if option not in known and value]
-    require(not unknown, f"{path}: option {listed(unknown)} is set: expected a plain LoRA")
-    _require_layout(path, config)
-    return dict(config)
-
-
-def _require_layout(path: Path, config: Mapping[str, Any]) -> None:
-    """SoRAError unless ranks, scales, patterns, target_modules and modules_to_save have the types PEFT gives them."""
-    patterns = {name: config.get(name) or {} for name in ("rank_pattern", "alpha_pattern")}
-    for name, pattern in patterns.items():
-        require(isinstance(pattern, dict), f"{path}: {name} is {pattern!r}: expected an object")
-    ranks = {"r": config.get("r"), **patterns["rank_pattern"]}
-    for key, value in ranks.items():
-        fits = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-        require(fits, f"{path}: rank {key} is {value!r}: expected a whole number from 1 up")
-    alphas = {"lora_alpha": config.get("lora_alpha"), **patterns["alpha_pattern"]}
-    for key, value in alphas.items():
-        fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        require(fits, f"{path}: scale {key} is {value!r}: expected a finite number")
-
-    targets, saved = config.get("target_modules"), config.get("modules_to_save") or []
     require(
-        isinstance(targets, str) or _is_names(targets),
-        f"{path}: target_modules is {targets!r}: expected a list of names or one regular expression",
+        options.init_lora_weights in _PLAIN_INITIALISATIONS,
+        f"{where}: init_lora_weights is {shown(options.init_lora_weights)}, which changes the base weights: "
+        "expected one that does not",
     )
-    require(_is_names(saved), f"{path}: modules_to_save is {saved!r}: expected a list of names")
-    expressions = [*patterns["rank_pattern"], *patterns["alpha_pattern"], *saved]
-    for expression in [*expressions, targets] if isinstance(targets, str) else expressions:
-        try:
-            re.compile(expression)
-        except re.error as error:
-            raise SoRAError(f"{path}: {expression!r} is no regular expression: {error}") from error
+    known = _HARMLESS | set(LoraOptions.__struct_fields__)
+    unknown = [option for option, value in raw.items() if option not in known and value]
+    require(not unknown, f"{where}: option {listed(unknown)} is set: expected a plain LoRA")
+    _require_numbers(where, options)
+    _require_patterns(where, options)
+    return Config(raw, options)
 
 
-def _is_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+def _require_numbers(where: str, options: LoraOptions) -> None:
+    scales = {"lora_alpha": options.lora_alpha, **(options.alpha_pattern or {})}
+    for key, value in scales.items():
+        require(math.isfinite(value), f"{where}: scale {shown(key)} is {value}: expected a finite number")
+
+
+def _require_patterns(where: str, options: LoraOptions) -> None:
+    """SoRAError unless all that PEFT takes as a regular expression is one: a list of names is none."""
+    expressions = {
+        "rank_pattern": [*(options.rank_pattern or {})],
+        "alpha_pattern": [*(options.alpha_pattern or {})],
+        "modules_to_save": options.modules_to_save or [],
+        "layers_pattern": as_list(options.layers_pattern),
+        "target_modules": [options.target_modules] if isinstance(options.target_modules, str) else [],
+        "exclude_modules": [options.exclude_modules] if isinstance(options.exclude_modules, str) else [],
+    }
+    others = [(option, each) for option, found in expressions.items() for each in found if not is_name(each)]
+    require(
+        len(others) <= MOST_EXPRESSIONS,
+        f"{where}: {len(others):,} regular expressions: expected names, or {MOST_EXPRESSIONS:,} expressions at most",
+    )
+    for option, expression in others:
+        require_pattern(f"{where}: {option}", expression)
+
+
+def as_list(names: Names) -> list[str]:
+    """One name or several, as a list."""
+    return [names] if isinstance(names, str) else names or []
 
 
 def listed(names: list[str]) -> str:
-    """The first three names, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    """The first three names, short and printable, and how many more there are."""
+    short = [shown(name)[1:-1] if len(name) <= 80 else shown(name)[1:] for name in names[:3]]
+    return ", ".join(short) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,4 +1,4 @@
-"""PEFT's LoRA format for BERT, as one table: file names, tensor keys, configuration, and how PEFT matches names.
+"""PEFT's LoRA format for BERT, as one table: file names, tensor keys, and the configuration that is written.
 
 A folder holds `adapter_config.json` and `adapter_model.safetensors`.  A module has two names here.  Ours is the
 checkpoint's without `bert.`, as `encoder.layer.0.output.dense`; the full one is PEFT's, relative to the model it wraps:
@@ -9,7 +9,6 @@ Source: peft 0.21.2 (`tuners/lora/model.py`, `tuners/tuners_utils.py`, `utils/ot
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Mapping
 from typing import Any, Literal, NamedTuple
@@ -48,44 +47,6 @@ ADAPTABLE = re.compile(
 )
 SAVABLE = re.compile(rf"classifier|pooler\.dense|embeddings\.LayerNorm|{_BLOCK}(attention\.)?output\.LayerNorm")
 
-# What PEFT writes or reads beside the layout, and what changes nothing in a trained adapter.  Any other option has to
-# be empty (None, False, "", [], {}), or the adapter means something that is not understood here.
-LAYOUT_OPTIONS = frozenset(
-    {
-        "peft_type",
-        "task_type",
-        "base_model_name_or_path",
-        "r",
-        "lora_alpha",
-        "use_rslora",
-        "target_modules",
-        "rank_pattern",
-        "alpha_pattern",
-        "modules_to_save",
-        "bias",
-        "init_lora_weights",
-    }
-)
-HARMLESS_OPTIONS = frozenset(
-    {
-        "peft_version",
-        "auto_mapping",
-        "revision",
-        "inference_mode",
-        "lora_dropout",
-        "megatron_core",
-        "qalora_group_size",
-        "runtime_config",
-        "loftq_config",
-        "eva_config",
-        "corda_config",
-        "lora_ga_config",
-        "ensure_weight_tying",
-    }
-)
-# Initialisations that leave the base weights alone; the others (pissa, olora, loftq …) subtract something from them.
-PLAIN_INITIALISATIONS = (True, False, "gaussian", "orthogonal", "eva")
-
 
 def full_name(name: str, prefix: str) -> str:
     """Our name of a module or tensor -> PEFT's; the classifier stands outside the encoder and takes no prefix."""
@@ -97,7 +58,7 @@ def our_name(full: str) -> str:
     return full.removeprefix(BERT)
 
 
-def lora_key(full: str, matrix: Literal["A", "B"]) -> str:
+def lora_key(full: str, matrix: str) -> str:
     """The tensor key of A (r, in) or B (out, r)."""
     return f"{ROOT}{full}.lora_{matrix}.weight"
 
@@ -142,44 +103,3 @@ def lora_config(
 def _alpha(lora: LoRA) -> int | float:
     alpha = lora.s * lora.A.shape[0]
     return int(alpha) if alpha == int(alpha) else alpha
-
-
-def scale(config: Mapping[str, Any], full: str) -> float:
-    """s of a module as PEFT computes it: α_i/r_i, or α_i/√r_i under rsLoRA."""
-    r, alpha = rank(config, full), _pattern_value(config, "alpha_pattern", full, config["lora_alpha"])
-    return float(alpha / (math.sqrt(r) if config.get("use_rslora") else r))
-
-
-def rank(config: Mapping[str, Any], full: str) -> int:
-    """r_i of a module as PEFT looks it up."""
-    return int(_pattern_value(config, "rank_pattern", full, config["r"]))
-
-
-def _pattern_value(config: Mapping[str, Any], pattern: str, full: str, default: float) -> float:
-    r"""The value of the first key that matches `(.*\.)?(key)$`, else the global one (`get_pattern_key` in PEFT)."""
-    table: Mapping[str, float] = config.get(pattern) or {}
-    return next((value for key, value in table.items() if re.match(rf"(.*\.)?({key})$", full)), default)
-
-
-def is_target(config: Mapping[str, Any], full: str) -> bool:
-    """Whether PEFT gives this module a LoRA: one expression matches in full, a list by equality or dotted suffix.
-
-    A module that modules_to_save names never gets one.
-    """
-    if any(re.match(rf"(^|.*\.){entry}($|\..*)", full) for entry in saved_entries(config)):
-        return False
-    targets = config["target_modules"]
-    if isinstance(targets, str):
-        return re.fullmatch(targets, full) is not None
-    return any(full == target or full.endswith(f".{target}") for target in targets)
-
-
-def is_saved(config: Mapping[str, Any], full: str) -> bool:
-    """Whether PEFT loads this module in full: its name ends with an entry, mid-word included (`_set_trainable`)."""
-    return any((ROOT + full).endswith(entry) for entry in saved_entries(config))
-
-
-def saved_entries(config: Mapping[str, Any]) -> list[str]:
-    """modules_to_save, with the two names PEFT adds by itself to every sequence classifier."""
-    added = ["classifier", "score"] if config.get("task_type") == "SEQ_CLS" else []
-    return [*(config.get("modules_to_save") or []), *added]

@@ -1,4 +1,4 @@
-"""PEFT adapter -> LoRAs: any LoRA for BERT in PEFT's layout, whoever wrote it; the rest is refused by name."""
+"""PEFT adapter -> LoRAs: any plain LoRA in PEFT's layout, whoever wrote it; the rest is refused by name."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from sora_ref.checks import require
-from sora_ref.errors import shown
+from sora_ref.errors import SoRAError, printable, shown
 from sora_ref.linear import SoRA
 from sora_ref.models.pretrained import POOLER
 from sora_ref.models.tensors import Tensors, read_tensors
-from sora_ref.peft import format as peft_format
 from sora_ref.peft.config import listed, read_config
 from sora_ref.peft.format import (
+    ADAPTABLE,
     BERT,
     CLASSIFIER,
     CONFIG_FILE,
@@ -29,21 +29,35 @@ from sora_ref.peft.format import (
     lora_key,
     our_name,
 )
+from sora_ref.peft.matching import Selection
 from sora_ref.prune import LoRA
 
-_LORA_KEY = re.compile(r"(.+)\.lora_[AB]\.weight")
+CONVERT = (
+    'python -c "import torch; from safetensors.torch import save_file; save_file({k: v.contiguous() for k, v in '
+    "torch.load('adapter_model.bin', weights_only=True).items()}, 'adapter_model.safetensors', {'format': 'pt'})\""
+)
+_LINEAR = re.compile(r"(?P<module>.+)\.lora_(?P<matrix>[AB])(?P<named>\.default)?\.weight")
+_EMBEDDING = re.compile(r"(?P<module>.+)\.lora_embedding_(?P<matrix>[AB])(?P<named>\.default)?")
+_KEY = re.compile(r"[!-~]{1,1000}")  # letters, digits and marks of ASCII: what a module can be called
+_COMPILED = "_orig_mod. is torch.compile's: take it out of the keys, or save the model that was compiled"
+_WRAPPED = (
+    (f"{ROOT}_orig_mod.", _COMPILED),
+    ("_orig_mod.", _COMPILED),
+    (f"{ROOT}{ROOT}", f"{ROOT} stands twice, as where a PeftModel was wrapped again: take one out of the keys"),
+)
 
 
 @dataclass(frozen=True)
 class PeftAdapter:
-    """A PEFT LoRA adapter as it stands in its folder.
+    """A PEFT LoRA adapter as it stands in its folder, of whatever architecture.
 
-    loras:  our module name -> A (r, in), B (out, r), s = α/r as PEFT computes it.
-    saved:  our tensor name -> tensor trained in full; with mean pooling the head's too.
+    loras:  our module name -> A (r, in), B (out, r), s = α/r as PEFT computes it; of an embedding, A (r, rows).
+    saved:  our tensor name -> tensor stored in full; with a head file the head's too.
     config: `adapter_config.json`, untouched.
-    prefix: `bert.` where the adapter belongs to a model with a head, empty for the bare encoder.
-    head:   `cls`, `mean`, or None where the folder has none.
+    prefix: `bert.` where the adapter belongs to a BERT with a head, else empty.
+    head:   `cls` or `mean` where the folder has such a head of BERT, else None.
     cast:   tensor key -> the half precision it was stored in; such tensors are float32 here.
+    notes:  what PEFT would do otherwise than the configuration seems to say, a sentence each.
     """
 
     loras: Mapping[str, LoRA]
@@ -52,42 +66,53 @@ class PeftAdapter:
     prefix: str
     head: Head | None
     cast: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def read_adapter(folder: Path) -> PeftAdapter:
-    """The adapter in `folder`; SoRAError, naming the file, where it is damaged or not understood.
+    """The adapter in `folder`; SoRAError, naming the file, where it is damaged or no plain LoRA.
 
-    Tensors that PEFT would drop in silence, because target_modules or modules_to_save does not select them, are an
-    error here; so are names that select nothing.
+    It is read as PEFT reads it.  Tensors that PEFT would drop in silence, because the configuration does not select
+    their layer, are an error here; names and patterns that select nothing are noted.
     """
     config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
-    config = read_config(config_path)
+    raw, options = read_config(config_path)
+    selection = Selection(options, printable(str(config_path)))
+    _require_weights(folder)
     arrays, cast, _ = read_tensors(weights_path)
-    foreign = [key for key in arrays if not key.startswith(ROOT)]
-    require(not foreign, f"{weights_path}: {listed(foreign)} is no key of PEFT: expected it to begin with {ROOT}")
+    where = printable(str(weights_path))
+    _require_keys(where, arrays)
 
-    found = {match[1].removeprefix(ROOT) for match in map(_LORA_KEY.fullmatch, arrays) if match}
-    modules = sorted(found, key=_by_layer)
-    require(bool(modules), f"{weights_path} has no tensors lora_A and lora_B: expected a LoRA adapter")
-    loras = {module: _lora(weights_path, config, arrays, module) for module in modules}
-    _require_listed_targets(config_path, config, modules)
-    prefixes = {BERT if module.startswith(BERT) else "" for module in modules}
-    require(len(prefixes) == 1, f"{weights_path}: some modules begin with {BERT} and some do not: expected one model")
+    matrices, named = _matrices(where, arrays)
+    layers = sorted(matrices, key=_by_layer)
+    require(bool(layers), f"{where} has no tensors lora_A and lora_B: expected a LoRA adapter")
+    loras = {layer: _lora(where, selection, layer, matrices[layer]) for layer in layers}
+    names = [our_name(layer) for layer in layers]
+    require(
+        len(set(names)) == len(names), f"{where}: some modules begin with {BERT} and some do not: expected one model"
+    )
 
-    saved = {key.removeprefix(ROOT): array for key, array in arrays.items() if not _LORA_KEY.fullmatch(key)}
-    _require_saved(weights_path, config, saved)
-    task = config.get("task_type")
-    head: Head | None = "cls" if task == "SEQ_CLS" else None
-    if task == "FEATURE_EXTRACTION" and (folder / HEAD_FILE).exists():
+    taken = {key for pair in matrices.values() for key, _ in pair.values()}
+    saved = {key.removeprefix(ROOT): array for key, array in arrays.items() if key not in taken}
+    _require_saved(where, options.task_type, saved, loras)
+    notes = selection.notes(layers, [name.rpartition(".")[0] for name in saved])
+    if named:
+        notes.append("the keys name the adapter, as state_dict() has them: PEFT reads them where it is called default")
+    in_bert = all(ADAPTABLE.fullmatch(name) for name in names)
+    if in_bert and any(name in saved for name in CLASSIFIER):
+        _require_classifier(where, saved)
+    head: Head | None = "cls" if options.task_type == "SEQ_CLS" and in_bert and CLASSIFIER[0] in saved else None
+    if options.task_type == "FEATURE_EXTRACTION" and (folder / HEAD_FILE).exists():
         head_file = _read_head(folder / HEAD_FILE)
         head, saved, cast = _pooling(head_file), saved | head_file.arrays, cast | head_file.cast
     return PeftAdapter(
-        loras={our_name(module): lora for module, lora in loras.items()},
+        loras={our_name(layer): lora for layer, lora in loras.items()},
         saved={our_name(name): array for name, array in saved.items()},
-        config=config,
-        prefix=prefixes.pop(),
+        config=raw,
+        prefix=BERT if any(layer.startswith(BERT) for layer in layers) else "",
         head=head,
         cast=cast,
+        notes=tuple(notes),
     )
 
 
@@ -96,21 +121,65 @@ def adapters_from(peft: PeftAdapter) -> dict[str, SoRA]:
     return {module: SoRA(A, np.ones(A.shape[0], A.dtype), B, s) for module, (A, B, s) in peft.loras.items()}
 
 
-def _lora(path: Path, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray], module: str) -> LoRA:
-    key_A, key_B = lora_key(module, "A"), lora_key(module, "B")
-    for key in (key_A, key_B):
-        require(key in arrays, f"{path} has no {key}: expected both matrices of {module}")
-    require(
-        peft_format.is_target(config, module),
-        f"{path} has a LoRA of {module}, which target_modules of {CONFIG_FILE} does not select: PEFT would drop it",
+def _require_weights(folder: Path) -> None:
+    """SoRAError where the weights are there in another form than safetensors, with what to do about it."""
+    pickled = folder / "adapter_model.bin"
+    if (folder / WEIGHTS_FILE).exists() or not pickled.exists():
+        return
+    raise SoRAError(
+        f"{printable(str(folder))}: has {pickled.name}, a pickle, which can run code and is not opened: expected "
+        f"{WEIGHTS_FILE}; with torch this converts it, in that folder: {CONVERT}"
     )
-    A, B, r = arrays[key_A], arrays[key_B], peft_format.rank(config, module)
+
+
+def _require_keys(where: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """SoRAError unless every key is one of PEFT's: ASCII, and below the model that it wraps."""
+    for key in arrays:
+        require(
+            _KEY.fullmatch(key) is not None,
+            f"{where}: {shown(key)} is no key of PEFT: expected up to 1,000 letters, digits and marks of ASCII",
+        )
+    for begin, meaning in _WRAPPED:
+        wrapped = [key for key in arrays if key.startswith(begin)]
+        require(not wrapped, f"{where}: {listed(wrapped)}: PEFT would take none of these, for {meaning}")
+    foreign = [key for key in arrays if not key.startswith(ROOT)]
+    require(not foreign, f"{where}: {listed(foreign)} is no key of PEFT: expected it to begin with {ROOT}")
+
+
+def _matrices(
+    where: str, arrays: Mapping[str, np.ndarray]
+) -> tuple[dict[str, dict[str, tuple[str, np.ndarray]]], bool]:
+    """Full module name -> "A", "B" -> key and matrix; and whether any key names the adapter."""
+    found: dict[str, dict[str, tuple[str, np.ndarray]]] = {}
+    named = False
+    for key, array in arrays.items():
+        match = _LINEAR.fullmatch(key) or _EMBEDDING.fullmatch(key)
+        if match is not None:
+            layer, matrix = match["module"].removeprefix(ROOT), match["matrix"]
+            twice = found.setdefault(layer, {}).get(matrix)
+            if twice is not None:
+                raise SoRAError(f"{where}: {listed([twice[0], key])} are one matrix: expected it once")
+            found[layer][matrix] = key, array
+            named = named or match["named"] is not None
+    return found, named
+
+
+def _lora(where: str, selection: Selection, layer: str, pair: Mapping[str, tuple[str, np.ndarray]]) -> LoRA:
+    for matrix in ("A", "B"):
+        require(matrix in pair, f"{where} has no {lora_key(layer, matrix)}: expected both matrices of {layer}")
+    require(
+        selection.is_target(layer),
+        f"{where} has a LoRA of {layer}, which {CONFIG_FILE} does not select (target_modules, exclude_modules, "
+        "layers_to_transform, modules_to_save): PEFT would drop it",
+    )
+    (key_A, A), (key_B, B) = pair["A"], pair["B"]
+    r = selection.rank(layer)
     fits = A.ndim == 2 and B.ndim == 2 and A.shape[0] == r and B.shape[1] == r
-    require(fits, f"{path}: {module} has A {A.shape} and B {B.shape}: expected ({r}, in) and (out, {r})")
-    require(A.dtype == B.dtype, f"{path}: {module} has A {A.dtype} and B {B.dtype}: expected one dtype")
-    for key in (key_A, key_B):
-        require(bool(np.isfinite(arrays[key]).all()), f"{path}: {key} is not finite: expected finite numbers")
-    return LoRA(A, B, peft_format.scale(config, module))
+    require(fits, f"{where}: {layer} has A {A.shape} and B {B.shape}: expected ({r}, in) and (out, {r})")
+    require(A.dtype == B.dtype, f"{where}: {layer} has A {A.dtype} and B {B.dtype}: expected one dtype")
+    for key, array in ((key_A, A), (key_B, B)):
+        require(bool(np.isfinite(array).all()), f"{where}: {key} is not finite: expected finite numbers")
+    return LoRA(A, B, selection.scale(layer))
 
 
 def _by_layer(name: str) -> str:
@@ -118,40 +187,34 @@ def _by_layer(name: str) -> str:
     return re.sub(r"\d+", lambda number: number[0].zfill(6), name)
 
 
-def _require_listed_targets(path: Path, config: Mapping[str, Any], modules: list[str]) -> None:
-    """SoRAError where a listed name selects no tensors: PEFT would leave random numbers in the adapter there."""
-    targets = config["target_modules"]
-    names = [] if isinstance(targets, str) else targets
-    unused = [name for name in names if not any(m == name or m.endswith(f".{name}") for m in modules)]
-    require(not unused, f"{path}: target_modules names {listed(unused)}: expected its tensors in {WEIGHTS_FILE}")
+def _require_saved(where: str, task: str | None, saved: Mapping[str, np.ndarray], loras: Mapping[str, LoRA]) -> None:
+    """SoRAError for tensors beside the LoRAs that PEFT would drop, or that no plain LoRA has, or lacks.
 
-
-def _require_saved(path: Path, config: Mapping[str, Any], saved: Mapping[str, np.ndarray]) -> None:
-    """SoRAError unless the tensors beside the LoRAs are just those of modules_to_save, and a classifier's are there."""
-    modules = {name.rpartition(".")[0] for name in saved}
-    dropped = [name for name in saved if not peft_format.is_saved(config, name.rpartition(".")[0])]
-    require(
-        not dropped,
-        f"{path} has {listed(dropped)}, which modules_to_save of {CONFIG_FILE} does not select: PEFT would drop it",
-    )
-    unused = [
-        entry
-        for entry in config.get("modules_to_save") or []
-        if entry not in ("classifier", "score") and not any((ROOT + module).endswith(entry) for module in modules)
-    ]
-    require(not unused, f"{path} has no tensors of {listed(unused)}, which modules_to_save names")
-    if config.get("task_type") == "SEQ_CLS":
-        _require_classifier(path, saved)
+    PEFT restores every parameter of the base model that the file names, listed in modules_to_save or not; but for the
+    own weight of a layer with a LoRA, which is `base_layer.weight` then.
+    """
     for name, array in saved.items():
-        require(bool(np.isfinite(array).all()), f"{path}: {name} is not finite: expected finite numbers")
+        layer, _, parameter = name.rpartition(".")
+        require(".lora_" not in name, f"{where}: {name} is no tensor of a plain LoRA: expected lora_A and lora_B")
+        require(
+            layer not in loras,
+            f"{where} has {name}, whose layer has a LoRA: PEFT would drop it, expected {layer}.base_layer.{parameter}",
+        )
+        require(bool(np.isfinite(array).all()), f"{where}: {name} is not finite: expected finite numbers")
+    if task == "SEQ_CLS":
+        heads = [name for name in saved if re.match(r"(.*\.)?(classifier|score)\.", name)]
+        require(
+            bool(heads),
+            f"{where} has no tensors of a classifier or score: PEFT loads no SEQ_CLS adapter without its head",
+        )
 
 
 def _read_head(path: Path) -> Tensors:
     """`head.safetensors` of an export: a classifier, on the mean or, with or without its pooler, on the first token."""
-    head = read_tensors(path)
+    head, where = read_tensors(path), printable(str(path))
     pooling = head.metadata.get("pooling")
     require(pooling in TASKS, f"{path}: pooling is {shown(pooling)}: expected {' or '.join(map(repr, TASKS))}")
-    _require_classifier(path, head.arrays)
+    _require_classifier(where, head.arrays)
     own = (*CLASSIFIER, *(POOLER if pooling == "cls" else ()))
     foreign = [name for name in head.arrays if name not in own]
     require(not foreign, f"{path} has {listed(foreign)}: expected {' and '.join(own)} alone")
@@ -162,9 +225,9 @@ def _pooling(head: Tensors) -> Head:
     return "cls" if head.metadata["pooling"] == "cls" else "mean"
 
 
-def _require_classifier(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def _require_classifier(where: str, arrays: Mapping[str, np.ndarray]) -> None:
     for name in CLASSIFIER:
-        require(name in arrays, f"{path} has no {name}: expected a classifier's weight and bias")
+        require(name in arrays, f"{where} has no {name}: expected a classifier's weight and bias")
     weight, bias = (arrays[name] for name in CLASSIFIER)
     fits = weight.ndim == 2 and bias.shape == weight.shape[:1]
-    require(fits, f"{path}: classifier has weight {weight.shape} and bias {bias.shape}: expected (n, d) and (n,)")
+    require(fits, f"{where}: classifier has weight {weight.shape} and bias {bias.shape}: expected (n, d) and (n,)")

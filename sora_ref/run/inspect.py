@@ -20,11 +20,14 @@ def inspect_path(path: Path, stage: int | None = None) -> tuple[dict[str, Any], 
     require(path.exists(), f"{path}: no such file or folder: expected a run, a pruned folder or a PEFT adapter")
     if (path / "adapter_config.json").is_file():
         peft = read_adapter(path)
-        adapters, saved = adapters_from(peft), peft.saved
+        adapters, saved = _counted(adapters_from(peft)), peft.saved
         facts: dict[str, Any] = {
             "file": str(path),
             "kind": "PEFT adapter",
             "base": peft.config.get("base_model_name_or_path"),
+            "task": peft.config.get("task_type"),
+            "saved": sorted(saved),
+            "notes": list(peft.notes),
         }
         gated = False
     else:
@@ -37,10 +40,12 @@ def inspect_path(path: Path, stage: int | None = None) -> tuple[dict[str, Any], 
         facts = {"file": str(file), "kind": "SoRA" if gated else "LoRA", "step": trained.position.step}
         facts |= {"task": trained.labels.kind, "labels": list(trained.labels.names)}
 
-    hidden = saved["classifier.weight"].shape[1]
-    counts = count_parameters(adapters, hidden=hidden, head=sum(array.size for array in saved.values()))
+    hidden = saved["classifier.weight"].shape[1] if "classifier.weight" in saved else None
+    counts = count_parameters(adapters, hidden=hidden or 1, head=sum(array.size for array in saved.values()))._asdict()
+    if hidden is None:
+        counts["released"] = None  # it deducts by the width of the model, which only a classifier tells
     ranks = module_ranks(adapters)
-    facts |= {"counts": counts._asdict(), "scales": {m: a.s for m, a in adapters.items()}, "ranks": ranks}
+    facts |= {"counts": counts, "scales": {m: a.s for m, a in adapters.items()}, "ranks": ranks}
     if gated:
         facts["gates"] = {module: adapter.g.tolist() for module, adapter in adapters.items()}
     return facts, _lines(facts, adapters, gated)
@@ -51,13 +56,27 @@ def _adapter(params: Mapping[str, np.ndarray], module: str, s: float) -> SoRA:
     return SoRA(A, params.get(f"{module}.sora_g", np.ones(A.shape[0], A.dtype)), B, s)
 
 
+def _counted(adapters: Mapping[str, SoRA]) -> dict[str, SoRA]:
+    """A plain LoRA with a gate of 0 for each component that adds nothing: its row of A or column of B is exactly zero.
+
+    So are those that the layout `uniform` pads with.
+    """
+
+    def counted(A: np.ndarray, g: np.ndarray, B: np.ndarray, s: float) -> SoRA:
+        return SoRA(A, g * (np.any(A != 0, axis=1) & np.any(B != 0, axis=0)), B, s)
+
+    return {module: counted(*adapter) for module, adapter in adapters.items()}
+
+
 def _lines(facts: Mapping[str, Any], adapters: Mapping[str, SoRA], gated: bool) -> list[str]:
     counts = facts["counts"]
     lines = [
         f"{facts['kind']} in {facts['file']}",
         f"components kept: {counts['kept']} of {counts['components']}",
         f"parameters retained: {counts['retained']:,} of {counts['total']:,}; with gates {counts['with_gates']:,}; "
-        f"with head {counts['with_head']:,}; the released counter says {counts['released']:,}",
+        f"with head {counts['with_head']:,}"
+        + ("" if counts["released"] is None else f"; the released counter says {counts['released']:,}"),
+        *(f"note: {note}" for note in facts.get("notes", ())),
     ]
     width = max((len(module) for module in adapters), default=0)
     for module, adapter in adapters.items():

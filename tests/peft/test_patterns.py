@@ -1,0 +1,86 @@
+"""Laws of PEFT's expressions in linear time: what is let through means what Python's `re` means by it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sora_ref.errors import SoRAError
+from sora_ref.peft.patterns import FirstMatch, compiled, is_name, require_pattern
+
+PARTS = ("bert", "layer", "1", "11", "key", "query", "x_y", "a-b")
+NAMES = st.lists(st.sampled_from(PARTS), min_size=1, max_size=5).map(".".join)
+PIECES = st.sampled_from(
+    [*PARTS, ".", r"\.", ".*", "(a|key)", "[0-9]+", r"\d", "^", "$", "|", "(?:x)?", "e*?", "k{1,2}"]
+)
+EXPRESSIONS = st.lists(PIECES, min_size=1, max_size=6).map("".join)
+
+
+def allowed(expression: str) -> bool:
+    try:
+        require_pattern("here", expression)
+    except SoRAError:
+        return False
+    return True
+
+
+@given(EXPRESSIONS, NAMES)
+def test_an_expression_matches_as_in_python(expression: str, name: str) -> None:
+    if allowed(expression):
+        expected = re.fullmatch(expression, name) is not None
+        assert (compiled(expression).fullmatch(name) is not None) is expected
+
+
+@given(
+    st.lists(EXPRESSIONS | NAMES | NAMES.map(re.escape) | NAMES.map(lambda n: "^" + re.escape(n)), max_size=6), NAMES
+)
+def test_first_key_that_matches_holds_as_in_python(keys: list[str], name: str) -> None:
+    table = {key: place for place, key in enumerate(filter(allowed, keys))}
+    matching = [place for key, place in table.items() if re.match(rf"(.*\.)?({key})$", name)]
+    found = FirstMatch(table, "here")
+    assert found.get(name, -1) == min(matching, default=-1)
+    assert found.unmatched == [key for key, place in table.items() if place not in matching]
+
+
+def test_names_are_looked_up_and_not_matched() -> None:
+    names = [f"model.layers.{layer}.self_attn.{part}_proj" for layer in range(2_000) for part in "qkvo"]
+    assert all(map(is_name, [*names, *("^" + re.escape(name) for name in names)]))
+    table = FirstMatch({name: place for place, name in enumerate(names)}, "here")
+    assert [table.get(name, -1) for name in names] == list(range(len(names)))
+    assert table._compared == 0
+
+
+def test_a_pattern_that_python_never_finishes_is_matched_at_once() -> None:
+    expression = "(a+)+b"
+    require_pattern("here", expression)
+    assert compiled(expression).fullmatch("a" * 1_000) is None
+
+
+@pytest.mark.parametrize(
+    ("expression", "sentence"),
+    [
+        ("(", "is no regular expression: missing"),
+        ("(" * 100_000, "is no regular expression"),
+        ("a" * 200_001 + "*", "has 200,002 characters"),
+        (r"(?!a)b", "a look-around"),
+        (r"(?i)a", "a flag"),
+        (r"(a)\1", "cannot be matched in linear time"),
+        ("(?:a{1000}){1000}", "cannot be matched in linear time"),
+        ("[[a]b]", "is no regular expression: Possible nested set"),
+        ("a{,3}", "uses a flag"),
+        ("\ud800", "half a surrogate pair"),
+    ],
+)
+def test_what_is_not_let_through_is_one_sentence(expression: str, sentence: str) -> None:
+    with pytest.raises(SoRAError, match=re.escape(sentence)) as raised:
+        require_pattern("here", expression)
+    assert len(str(raised.value)) < 400
+
+
+def test_many_expressions_for_many_modules_are_refused_before_they_take_minutes() -> None:
+    table = FirstMatch({f"a{k}.*": k for k in range(600)}, "rank_pattern")
+    with pytest.raises(SoRAError, match="600 expressions for this many modules"):
+        [table.get(f"module{k}", 0) for k in range(200)]
