@@ -127,7 +127,7 @@ model = PeftModel.from_pretrained(model, ".").eval()
 
 _BESIDE = f"""\
 The adapter belongs to the bare encoder.  The trained head stands beside it in `{HEAD_FILE}`; PEFT does not know it, but
-`{LOADER_FILE}` does.
+`{LOADER_FILE}` does.  **Not `pipeline("text-classification")`**, which would draw a classifier at random.
 """
 
 _LAYOUTS: Mapping[Layout, str] = {

@@ -77,6 +77,10 @@ def lora_config(
     0.13 on.  PEFT 0.15 and later match `(.*\.)?(key)$`, where a dot of the key stands for any character, and no name
     of this table is another's end; 0.14 and earlier match `.*\.key$`, which no full name does, and then look the name
     itself up, which neither `^` nor an escaped dot may alter.
+
+    For the bare encoder the targets are one expression, which matches whole names (`re.fullmatch`): a list would match
+    their ends as well, and transformers' text-classification pipeline would run the adapter under a classifier drawn at
+    random; so it finds no module and fails.  `uniform` stays a list, which servers iterate over.
     """
     task_type, prefix = task
     largest = max(loras.values(), key=lambda lora: lora.A.shape[0])
@@ -93,7 +97,7 @@ def lora_config(
         "lora_dropout": 0.0,
         "r": largest.A.shape[0],
         "lora_alpha": _alpha(largest),
-        "target_modules": list(names),
+        "target_modules": list(names) if prefix or layout == "uniform" else "|".join(map(re.escape, names)),
         "rank_pattern": {} if layout == "uniform" else ranks,
         "alpha_pattern": alphas if layout == "compact" else {},
         "modules_to_save": [full_name(module, prefix) for module in saved] or None,

@@ -181,6 +181,17 @@ def test_export_of_before_with_anchored_and_escaped_patterns_is_read_the_same(tm
         assert before.loras[module].s == s
 
 
+@layouts
+def test_targets_of_the_bare_encoder_are_whole_names_but_for_servers(tmp_path: Path, layout: Layout) -> None:
+    export(tmp_path / "a", head="mean", layout=layout)
+    targets = config_of(tmp_path / "a")["target_modules"]
+    if layout == "uniform":
+        assert targets == [QUERY, LAST]
+    else:
+        assert [bool(re.fullmatch(targets, name)) for name in (QUERY, LAST, f"bert.{QUERY}", DENSE)] == [1, 1, 0, 0]
+        assert not targets.startswith("^")
+
+
 def test_uniform_pads_to_one_rank_and_needs_no_pattern(tmp_path: Path) -> None:
     report = export(tmp_path / "a", layout="uniform", head="mean")
     config = config_of(tmp_path / "a")
