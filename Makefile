@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 export SORA_REF_CACHE ?= $(CURDIR)/.cache
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-quick test weights lint oracles bench vectors conformance-vectors gpu gpu-wheels docs mutants mutants-sample clean
+.PHONY: help demo demo-quick test weights lint oracles bench vectors conformance-vectors gpu gpu-wheels docs mutants mutants-sample soak soak-quick clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' Makefile
@@ -54,6 +54,12 @@ mutants: .venv/mutants  ## Run the tests against every small change of the speci
 
 mutants-sample: .venv/test  ## The same for a fixed sample of changes (under 90 seconds).
 	$(BIN)/python tests/support/mutants.py sample
+
+soak: .venv/test  ## Kill, crash, fuzz, fill the disk for an hour; seeds printed, writes build/soak.json (docs/soak.md).
+	$(BIN)/python -m tests.soak $(SOAK)
+
+soak-quick: .venv/test  ## The same for two minutes.
+	$(BIN)/python -m tests.soak --seconds 120 $(SOAK)
 
 clean:  ## Remove everything that is built or cached, but no run.
 	rm -rf .venv .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
