@@ -1,19 +1,34 @@
-"""safetensors files, read with every failure named."""
+"""safetensors files, read one tensor at a time and with every failure named."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, deserialize
+from safetensors import SafetensorError, safe_open
 
-from sora_ref.errors import SoRAError
+from sora_ref.checks import require
+from sora_ref.errors import SoRAError, brief, printable, shown
+from sora_ref.storage.pointers import require_no_pointer, why_absent
+from sora_ref.storage.regular import require_regular
 
-_EXACT = {"F64": "<f8", "F32": "<f4"}
 _HALF = ("F16", "BF16")
+_STORED: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}
+_LENGTH = 8  # bytes of the header's length, little-endian, in front of it
+_MOST = 2**24  # bytes of a header: room for some 100,000 tensors
+_CHUNK = 2**18  # numbers that are read at a time
 
 
 class Tensors(NamedTuple):
@@ -29,37 +44,116 @@ class Tensors(NamedTuple):
     metadata: dict[str, str]
 
 
+class Entry(NamedTuple):
+    """What the header says of a tensor: its dtype as stored, its shape, where its bytes begin."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """An open safetensors file; entries: what it holds, by key, in the order of the keys."""
+
+    path: Path
+    entries: Mapping[str, Entry]
+    metadata: Mapping[str, str]
+    file: IO[bytes]
+
+    def require_floats(self, key: str) -> None:
+        """SoRAError where the tensor is stored otherwise than in floats that are known here, as quantised ones are."""
+        stored = self.entries[key].dtype
+        require(
+            stored in _STORED,
+            f"{printable(str(self.path))}: {shown(key)[1:-1]} is stored as {stored}: expected F64, F32, F16 or BF16",
+        )
+
+    def read(self, key: str, dtype: str | None = None) -> np.ndarray:
+        """One tensor, in `dtype`; by default in float64 where it is stored so, else in float32.
+
+        The array is all the memory that this takes, a small piece apart.  Raises SoRAError where the tensor holds no
+        floats, or the disk fails.
+        """
+        self.require_floats(key)
+        stored, shape, start = self.entries[key]
+        size = math.prod(shape)
+        flat = np.empty(size, dtype or ("float64" if stored == "F64" else "float32"))
+        try:
+            self.file.seek(start)
+            for first in range(0, size, _CHUNK):
+                piece = flat[first : first + _CHUNK]
+                data = self.file.read(piece.size * _STORED[stored].itemsize)
+                require(
+                    len(data) == piece.size * _STORED[stored].itemsize,
+                    f"{printable(str(self.path))}: truncated while it was read: expected tensors",
+                )
+                numbers = np.frombuffer(data, _STORED[stored])
+                if stored == "BF16":  # the upper half of a float32
+                    numbers = (numbers.astype(np.uint32) << 16).view(np.float32)
+                with np.errstate(over="ignore"):  # what overflows is infinite
+                    piece[:] = numbers
+        except OSError as error:
+            raise SoRAError(
+                f"{printable(str(self.path))} cannot be read: {error.strerror}: expected tensors"
+            ) from error
+        return flat.reshape(shape)
+
+
+@contextmanager
+def open_tensors(path: Path) -> Iterator[TensorFile]:
+    """The file, opened and its header checked; no tensor is read before it is asked for.
+
+    Raises SoRAError where it is absent, a Git LFS pointer, damaged or truncated, or has a key twice.
+    """
+    if not os.path.lexists(path) and (why := why_absent(path)):
+        raise SoRAError(why)
+    require_regular(path, "tensors")
+    try:
+        with path.open("rb") as file:
+            entries, metadata = _header(path, file)
+            yield TensorFile(path, entries, metadata, file)
+    except OSError as error:
+        raise SoRAError(f"{printable(str(path))} cannot be read: {error.strerror}: expected tensors") from error
+
+
 def read_tensors(path: Path, wanted: Callable[[str], bool] = lambda key: True) -> Tensors:
     """The tensors of `path` whose keys are wanted; SoRAError where it is absent, damaged, or one holds no floats."""
+    with open_tensors(path) as file:
+        keys = [key for key in file.entries if wanted(key)]
+        arrays = {key: file.read(key) for key in keys}
+        cast = {key: file.entries[key].dtype for key in keys if file.entries[key].dtype in _HALF}
+        return Tensors(arrays, cast, dict(file.metadata))
+
+
+def _header(path: Path, file: IO[bytes]) -> tuple[dict[str, Entry], dict[str, str]]:
+    """What the file's header says, once the library has found it sound: without holes, overlaps and false lengths."""
+    name = printable(str(path))
+    first = file.read(64)
+    require_no_pointer(path, first)
+    length = int.from_bytes(first[:_LENGTH], "little")
+    room = os.fstat(file.fileno()).st_size - _LENGTH
+    damaged = f"{name} is damaged or truncated, no safetensors file"
+    require(length <= room, f"{damaged}: a header of {length} bytes where there are {max(room, 0)}: expected tensors")
+    require(length <= _MOST, f"{name}: a header of {length} bytes: expected at most {_MOST}")
     try:
-        data = path.read_bytes()
-        entries: list[tuple[str, dict[str, Any]]] = deserialize(data)  # type: ignore[no-untyped-call]
-    except OSError as error:
-        raise SoRAError(f"{path} cannot be read: {error.strerror}: expected tensors") from error
+        with safe_open(path, framework="numpy"):
+            pass
     except SafetensorError as error:
-        raise SoRAError(f"{path} is damaged or truncated, no safetensors file: {error}: expected tensors") from error
-    entries = sorted((entry for entry in entries if wanted(entry[0])), key=lambda entry: entry[0])
-    arrays = {key: _array(path, key, entry) for key, entry in entries}
-    cast = {key: entry["dtype"] for key, entry in entries if entry["dtype"] in _HALF}
-    return Tensors(arrays, cast, _metadata(data))
+        raise SoRAError(f"{damaged}: {brief(str(error))}: expected tensors") from error
+    file.seek(_LENGTH)
+    header: dict[str, Any] = json.loads(file.read(length), object_pairs_hook=lambda pairs: _once(name, pairs))
+    metadata: dict[str, str] = header.pop("__metadata__", None) or {}
+    base = _LENGTH + length
+    return {
+        key: Entry(entry["dtype"], tuple(entry["shape"]), base + entry["data_offsets"][0])
+        for key, entry in sorted(header.items())
+    }, metadata
 
 
-def _array(path: Path, key: str, entry: Mapping[str, Any]) -> np.ndarray:
-    dtype, data = entry["dtype"], entry["data"]
-    flat: np.ndarray
-    if dtype in _EXACT:
-        flat = np.frombuffer(data, _EXACT[dtype])
-    elif dtype == "F16":
-        flat = np.frombuffer(data, "<f2").astype(np.float32)
-    elif dtype == "BF16":  # the upper half of a float32
-        flat = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
-    else:
-        raise SoRAError(f"{path}: {key} is stored as {dtype}: expected F64, F32, F16 or BF16")
-    return flat.reshape(tuple(entry["shape"]))
-
-
-def _metadata(data: bytes) -> dict[str, str]:
-    """The header's notes; its length stands in the first 8 bytes, little-endian, and was checked on reading."""
-    length = int.from_bytes(data[:8], "little")
-    metadata: dict[str, str] = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-    return metadata
+def _once(name: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        require(key not in found, f"{name}: {shown(key)} is there twice in its header: expected each tensor once")
+        found[key] = value
+    return found

@@ -122,7 +122,11 @@ def test_bfloat16_weights_are_cast_and_the_cast_is_reported(tmp_path: Path) -> N
         ({"num_hidden_layers": "2"}, "config.json: num_hidden_layers is '2': expected a positive int"),
         ({"num_attention_heads": 3}, "hidden_size 8: expected a multiple of num_attention_heads 3"),
         ({"vocab_size": 14}, rf"{WORDS} has shape \(13, 8\): expected \(14, 8\), as config.json says"),
-        ({"num_hidden_layers": 3}, "no tensor encoder.layer.2.attention.self.query.weight"),
+        ({"num_hidden_layers": 3}, "num_hidden_layers is 3: expected at most the 2 of model.safe"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000: expected at most the 2 of model.safetensors"),
+        ({"vocab_size": 10**18}, rf"{WORDS} has shape \(13, 8\): expected \(1000000000000000000, 8\)"),
+        ({"intermediate_size": 10**18}, "config.json says"),
+        ({"hidden_size": 10**9, "num_attention_heads": 10**9}, "config.json says"),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_refused_in_a_sentence(
@@ -203,7 +207,7 @@ def test_a_missing_folder_or_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SoRAError, match=r"nowhere/config.json: no such file: expected the configuration"):
         load_bert(tmp_path / "nowhere")
     (write(tmp_path) / "model.safetensors").unlink()
-    with pytest.raises(SoRAError, match=r"model.safetensors cannot be read: No such file"):
+    with pytest.raises(SoRAError, match=r"model.safetensors: no such file: expected tensors"):
         load_bert(tmp_path)
 
 
