@@ -14,7 +14,7 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -26,7 +26,8 @@ from filelock import FileLock, Timeout
 from sora_ref.errors import SoRAError, shown
 from sora_ref.run.artefacts import ARTEFACTS, Artefact
 from sora_ref.run.registry import download
-from sora_ref.storage.files import file_digest
+from sora_ref.storage.documents import read_json
+from sora_ref.storage.files import file_digest, write_bytes
 from sora_ref.storage.folder import flush_folder
 
 __all__ = ["ARTEFACTS", "Artefact", "cache_dir", "fetch", "is_cached"]
@@ -134,8 +135,8 @@ def _fault(artefact: Artefact, folder: Path) -> str | None:
         if known.get(name) != state and file_digest(folder / name) != artefact.digests[name]:
             return f"{name} there is damaged"
     if known != states:
-        with suppress(OSError):  # a cache that is read-only is checked each time
-            _write_verified(folder, states)
+        with suppress(SoRAError):  # a cache that is read-only is checked each time
+            write_bytes(folder / VERIFIED, msgspec.json.encode(states))
     return None
 
 
@@ -147,16 +148,9 @@ def _state(path: Path) -> State:
 def _verified(folder: Path) -> dict[str, State]:
     """The files' states when their digests were last right."""
     try:
-        return msgspec.json.decode((folder / VERIFIED).read_bytes(), type=dict[str, State])
-    except (OSError, msgspec.DecodeError):
+        return read_json(folder / VERIFIED, dict[str, State], "a note of digests that were right")
+    except SoRAError:
         return {}
-
-
-def _write_verified(folder: Path, states: Mapping[str, State]) -> None:
-    handle, name = tempfile.mkstemp(dir=folder, prefix=f".{VERIFIED}.")
-    with os.fdopen(handle, "wb") as file:
-        file.write(msgspec.json.encode(states))
-    os.replace(name, folder / VERIFIED)
 
 
 def _unpack(artefact: Artefact, archive: Path, scratch: Path) -> Path:

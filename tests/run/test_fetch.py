@@ -251,7 +251,7 @@ def test_digests_are_computed_only_where_a_file_has_changed(
     assert digested == [folder / "config.json"]
 
 
-@pytest.mark.parametrize("note", [b"", b"[]", b'{"config.json": "x"}'])
+@pytest.mark.parametrize("note", [b"", b"[]", b'{"config.json": "x"}', b'{"\xff": []}', b"[" * 100_000])
 def test_a_damaged_note_of_the_digests_costs_no_more_than_computing_them(pip: Pip, cache: Path, note: bytes) -> None:
     folder = fetch("toy", cache)
     (folder / module.VERIFIED).write_bytes(note)
@@ -265,7 +265,7 @@ def test_a_cache_that_is_read_only_is_used_and_checked(pip: Pip, cache: Path, mo
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(module.tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
     assert fetch("toy", cache) == folder
     assert not (folder / module.VERIFIED).exists()
     (folder / "config.json").write_bytes(b"[]")

@@ -143,8 +143,9 @@ def test_classes_of_such_names_work_and_are_printed_escaped(
         assert status == 0
         assert holds(json.loads(out), CONTROLS + "good"), "JSON means what it meant"
     for command in ("prune", "merge", "export"):
-        assert call(command, labelled, "--out", tmp_path / command)[0] == 0
-        assert call("inspect", tmp_path / command)[0] == 0
+        folder = tmp_path / (CONTROLS + command)
+        assert call(command, labelled, "--out", folder)[0] == 0
+        assert call("inspect", folder)[0] == 0
 
 
 def holds(value: Any, text: str) -> bool:
