@@ -17,6 +17,7 @@ import numpy as np
 
 from sora_ref import backends
 from sora_ref.checks import require
+from sora_ref.errors import shown
 from sora_ref.linear import SoRA
 from sora_ref.models.pretrained import POOLER
 from sora_ref.peft import format as peft_format
@@ -102,6 +103,8 @@ def export_adapter(
     """
     require(head in TASKS, f"head is {head!r}: expected one of {', '.join(TASKS)}")
     require(layout in get_args(Layout), f"layout is {layout!r}: expected one of {', '.join(get_args(Layout))}")
+    whole = base_model.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in base_model)
+    require(whole, f"base model {shown(base_model)} is no Unicode text: expected a name that others can read")
     require(bool(adapters), "there is no adapter to export: expected at least one module")
     made = arranged(adapters, layout)
     loras, rounding = _stored(made.loras, adapters, dtype)
