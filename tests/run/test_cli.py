@@ -352,7 +352,7 @@ def path_of(own: Keys, name: str) -> Path:
 MODEL_DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no folder": (shutil.rmtree, "no such folder: expected a Hugging Face BERT folder"),
     "no config": (lambda f: (f / "config.json").unlink(), r"config\.json: no such file"),
-    "no weights": (lambda f: (f / "model.safetensors").unlink(), r"model\.safetensors cannot be read"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), r"model\.safetensors: no such file"),
     "no tokeniser": (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer\.json: no such file"),
     "config not JSON": (lambda f: (f / "config.json").write_text("{"), r"config\.json: damaged, not JSON"),
     "config no object": (lambda f: (f / "config.json").write_text("[]"), "Expected `object`, got `array`"),
