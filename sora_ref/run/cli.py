@@ -5,6 +5,7 @@ Every command imports what it needs when it runs, so that `sora-ref --help` is i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from sora_ref.run.options import load as _load
 from sora_ref.run.options import output as _output
 from sora_ref.run.options import run as _run
 from sora_ref.run.options import stage as _stage
+from sora_ref.run.options import task_table as _task_table
 from sora_ref.run.terminal import say as _say
 from sora_ref.run.terminal import show as _show
 
@@ -34,6 +36,14 @@ _KEYS = {
     "head": "model.head",
     "task": "task.name",
     "data": "task.path",
+    "validation": "task.files.validation",
+    "test": "task.files.test",
+    "text": "task.text",
+    "pair": "task.pair",
+    "label": "task.label",
+    "id": "task.id",
+    "kind": "task.kind",
+    "skip_bad_rows": "task.skip_bad_rows",
     "rank": "adapter.r",
     "rule": "gate.rule",
     "strength": "gate.strength",
@@ -95,7 +105,8 @@ _new_folder = click.option("--out", required=True, type=click.Path(path_type=Pat
     "--head", type=click.Choice(["mean", "cls"]), show_default="mean", help="Mean pooling, or the pooler of token 0."
 )
 @click.option("--task", show_default="movies", help="movies, tweets, …, their -rating forms, glue:TASK, or table.")
-@click.option("--data", help="The task's folder.")
+@click.option("--data", help="The task's folder, or the table to train on.")
+@_task_table
 @click.option("--rank", type=int, show_default="8", help="r_max of every module.")
 @click.option("--rule", show_default="paper", help="The gate rule, e.g. paper, adamw-xi, released.")
 @click.option("--strength", type=float, show_default="0.0022", help="xi or lambda of the gate rule.")
@@ -124,8 +135,10 @@ def train(
 
     if accept_changed_data and not resume:
         raise click.UsageError("--accept-changed-data goes with --resume")
-    overrides = {_KEYS[flag]: value for flag, value in flags.items() if value not in (None, ())}
-    names = {_KEYS[flag]: f"--{flag.replace('_', '-')}" for flag in flags}
+    data = flags["data"]
+    keys = _KEYS if data is None or not _is_table(flags["task"], data) else _KEYS | {"data": "task.files.train"}
+    overrides = {keys[flag]: value for flag, value in flags.items() if value not in (None, ())}
+    names = {keys[flag]: f"--{flag.replace('_', '-')}" for flag in flags}
     for key, value in map(parse_override, sets):
         if names.get(key, "").startswith("--set"):
             raise SoRAError(f"{names[key]} is given twice: expected one value")
@@ -141,6 +154,11 @@ def train(
         say=_say(quiet),
     )
     _show(summary, summary_lines(summary), as_json)
+
+
+def _is_table(task: str | None, data: str) -> bool:
+    """Whether --data is the file of a table, and not a task's folder."""
+    return task == "table" or os.path.isfile(data)
 
 
 @cli.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +39,25 @@ def table(function: F) -> F:
         click.option("--id", metavar="COLUMN", help="Its column of names; FILE:LINE without one."),
         click.option("--skip-bad-rows", is_flag=True, help="Pass over rows with a fault, count them, list the first."),
     ]
+    return _all(options, function)
+
+
+def task_table(function: F) -> F:
+    """The further files of the task table, and their columns."""
+    options = [
+        click.option("--validation", metavar="FILE", help="Of --task table; without one a tenth of the texts."),
+        click.option("--test", metavar="FILE", help="Of --task table."),
+        click.option("--text", metavar="COLUMN", help="The tables' column of texts."),
+        click.option("--pair", metavar="COLUMN", help="Their column of second texts."),
+        click.option("--label", metavar="COLUMN", help="Their column of labels."),
+        click.option("--id", metavar="COLUMN", help="Their column of names; FILE:LINE without one."),
+        click.option("--kind", type=click.Choice(["classification", "regression"]), help="What the labels are."),
+        click.option("--skip-bad-rows", is_flag=True, default=None, help="Pass over rows with a fault, and say so."),
+    ]
+    return _all(options, function)
+
+
+def _all(options: Sequence[Callable[[F], F]], function: F) -> F:
     for option in reversed(options):
         function = option(function)
     return function

@@ -16,8 +16,8 @@ from sora_ref.checks import require
 from sora_ref.errors import SoRAError, printable, shown
 from sora_ref.models import MODEL_SPEC, BertConfig, Classifier, ModelOps, linear_modules, load_bert
 from sora_ref.models.pretrained import POOLER
-from sora_ref.run.config import Config
-from sora_ref.run.data import Columns, Task, load_task
+from sora_ref.run.config import Config, TaskSection
+from sora_ref.run.data import TASK_NAMES, Columns, Task, load_task
 from sora_ref.run.data import Labels as Labels
 from sora_ref.run.fetch import ARTEFACTS, fetch
 from sora_ref.run.hub import hub_folder, pinned, repository
@@ -121,6 +121,7 @@ def read_task(
 ) -> Task:
     """The task of a configuration, or one split of it; in the terms of a run's `labels` where they are given."""
     task = config.task
+    _require_own_keys(task)
     columns = None if task.text is None else Columns(task.text, task.pair, task.label, task.id)
     found = load_task(
         task.name,
@@ -137,6 +138,20 @@ def read_task(
         say=say,
     )
     return replace(found, splits={name: examples[: task.limit] for name, examples in found.splits.items()})
+
+
+def _require_own_keys(task: TaskSection) -> None:
+    """SoRAError for a key that the task does not look at: whoever set it means something else."""
+    if task.name == "table":
+        flag = "task.path (--data FOLDER) is of other tasks than table"
+        require(task.path is None, f"{flag}: expected task.files.train (--data FILE)")
+        return
+    if task.name not in TASK_NAMES:
+        return  # said by `load_task`
+    for key in ("files", "text", "pair", "label", "id", "labels"):
+        flag = f"task.{key}" if key in ("files", "labels") else f"task.{key} (--{key})"
+        sentence = f"{flag} is of the task table, and the task is {shown(task.name)}: expected --task table"
+        require(not getattr(task, key), sentence)
 
 
 def get_backend(name: str) -> Backend:

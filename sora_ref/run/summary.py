@@ -22,6 +22,8 @@ from sora_ref.run.text import Encoded
 from sora_ref.storage.documents import read_json
 from sora_ref.storage.files import write_json
 
+_UNDEFINED = "undefined"
+
 
 class Null(Struct):
     """What thresholds alone would leave; see `null_model`."""
@@ -61,6 +63,7 @@ class Summary(Struct):
     counts: Counts
     null: Null | None
     stages: list[Stage]
+    notes: list[str] = []
     survivors: str | None = None
     device_memory: int = 0
 
@@ -72,6 +75,7 @@ def finish(
     params: Params,
     position: Position,
     stages: Sequence[Mapping[str, Any]],
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Score every labelled split but train, count, draw, and write summary.json last: a run with one is complete.
 
@@ -88,6 +92,7 @@ def finish(
     null = null_model(setup.config, counts.components, position)
     summary = {
         "task": setup.config.task.name,
+        "notes": list(notes),
         "steps": position.step,
         "seconds": round(position.seconds, 1),
         "scores": scores,
@@ -170,14 +175,22 @@ def read_summary(out: Path) -> dict[str, Any] | None:
 
 
 def score_words(scores: Mapping[str, float | None]) -> str:
-    """Scores for a person to read; a summary that was read back has None where one is undefined."""
-    return ", ".join(f"{name} {math.nan if value is None else value:.4f}" for name, value in scores.items())
+    """Scores for a person to read; one that is undefined, a correlation with a constant, is said to be."""
+    undefined = f"{_UNDEFINED}, for predictions or labels are all the same"
+    words = {name: _number(value) for name, value in scores.items()}
+    return ", ".join(f"{name} {undefined if word == _UNDEFINED else word}" for name, word in words.items())
+
+
+def _number(value: float | None) -> str:
+    """A summary that was read back has None where a number is undefined."""
+    return _UNDEFINED if value is None or math.isnan(value) else f"{value:.4f}"
 
 
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     """The summary for a person to read."""
     counts, survivors = summary["counts"], summary.get("survivors")
     lines = [f"{summary['task']}: {summary['steps']} steps in {summary['seconds']:.0f} s of training"]
+    lines += [f"  {note}" for note in summary.get("notes", ())]
     for split, scores in summary["scores"].items():
         lines.append(f"  {split}: " + score_words(scores))
     lines.append(f"  components kept: {survivors or '{kept} of {components}'.format_map(counts)}")
@@ -194,7 +207,7 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         memorized, generalized = ("undefined" if p is None else f"{p:.1f} %" for p in percents)
         lines.append(
             f"  stage {stage['stage']}, strength {stage['strength']:g}: {performance['nonzero']:,} non-zero, "
-            f"{score_words({'memorization': performance['memorization']})} ({memorized}), "
-            f"{score_words({'generalization': performance['generalization']})} ({generalized})"
+            f"memorization {_number(performance['memorization'])} ({memorized}), "
+            f"generalization {_number(performance['generalization'])} ({generalized})"
         )
     return lines

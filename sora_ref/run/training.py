@@ -114,6 +114,13 @@ def _train(config: Config, out: Path, accept: bool, quiet: bool, say: Say) -> di
     setup = make_setup(config, labels, say)
     data = {name: encode(examples, setup.tokenizer, setup.model.bert) for name, examples in task.splits.items()}
     require("train" in data, f"task {task.name} has no split train: expected examples to train on")
+    for split, part in data.items():
+        required = split == "train" or split.startswith("validation")
+        require(
+            part.labels is not None or not required,
+            f"{split}: an example has no label: expected labels on every example, in a table in the column task.label "
+            "(--label COLUMN)",
+        )
     require_unchanged(now, files)
     run = Run(out, setup, task, data, now[WEIGHTS].sha256, quiet)
     require(
@@ -125,13 +132,16 @@ def _train(config: Config, out: Path, accept: bool, quiet: bool, say: Say) -> di
         start = _resume_point(run, before, now, accept, say) if resuming else _begin(run, now)
         with opened(config.train.loggers, out, config, start[1].step, say) as loggers:
             state, position, results = _stages(replace(run, loggers=loggers), *start, stop, say)
-    return finish(run.out, run.setup, run.data, state.params, position, results)
+    return finish(run.out, run.setup, run.data, state.params, position, results, run.task.notes)
 
 
 def _begin(run: Run, now: Mapping[str, Input]) -> tuple[TrainState, Position]:
     """A fresh run directory, with a checkpoint of step 0 in it."""
     clear_outset(run.out)
-    write_json(run.out / "versions.json", versions() | {"base_sha256": run.base, "data": run.task.source})
+    write_json(
+        run.out / "versions.json",
+        versions() | {"base_sha256": run.base, "data": run.task.source, "notes": list(run.task.notes)},
+    )
     write_inputs(run.out, Inputs(dict(now)))
     write_text(run.out / "config.toml", dump_config(run.config))
     if run.config.schedule is not None:

@@ -411,7 +411,7 @@ def test_damaged_table_is_one_sentence_with_its_name(
     ("changes", "words"),
     [
         ({"task__name": "moves"}, "unknown task 'moves' (did you mean movies?)"),
-        ({"task__name": "glue:rte"}, "has no folder"),
+        ({"task__name": "glue:rte"}, "task.files is of the task table, and the task is 'glue:rte'"),
         ({"task__files": {"train": "/nowhere.tsv"}}, "/nowhere.tsv: no such file: expected a text file"),
         ({"task__files": {}}, "the task table lacks task.files.train (--data FILE); expected a file to train on"),
         ({"task__files": {"dev": "x"}}, "task.files has the split 'dev'; expected some of train, validation, test"),

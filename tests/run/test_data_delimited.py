@@ -230,7 +230,7 @@ def test_table_task_of_three_classes_has_no_f1_and_regression_has_correlations(w
 
 def test_table_task_refuses_missing_columns_unknown_splits_and_a_single_class(write: Write) -> None:
     train = write("train.tsv", "text\tlabel\na\t0\n")
-    with pytest.raises(SoRAError, match=r"lacks task.text \(--text COLUMN\); expected"):
+    with pytest.raises(SoRAError, match=r"lacks task.text \(--text COLUMN\) and task.label \(--label COLUMN\)"):
         load_task("table", files={"train": train})
     with pytest.raises(SoRAError, match=r"task.files has the split 'dev'; expected some of train, validation, test"):
         load_task("table", files={"dev": train}, columns=Columns("text"))

@@ -14,7 +14,7 @@ from tiny_run import flags as as_flags
 
 from sora_ref import count_parameters
 from sora_ref.errors import SoRAError
-from sora_ref.run import evaluate, loop, train
+from sora_ref.run import evaluate, loop, training
 from sora_ref.run.checkpoint import read_checkpoint
 from sora_ref.run.evaluate import predict_logits, score
 from sora_ref.run.setup import read_task
@@ -141,7 +141,7 @@ def test_percentages_are_undefined_where_stage_0_is_zero(
     keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = evaluate.score
-    monkeypatch.setattr(train, "score", lambda *args: dict.fromkeys(real(*args), 0.0))
+    monkeypatch.setattr(training, "score", lambda *args: dict.fromkeys(real(*args), 0.0))
     summary = run_once(tmp_path / "run", keys, schedule__stages=2)
     for stage in summary["stages"]:
         assert stage["memorization_percent"] is None
@@ -155,12 +155,12 @@ def test_percentages_are_undefined_where_stage_0_is_zero(
 def test_performance_that_is_undefined_is_said_to_be(
     keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A correlation with constant predictions: null in the files, nan in words, and no percentage of it."""
-    real = train.score
-    monkeypatch.setattr(train, "score", lambda *args: dict.fromkeys(real(*args), float("nan")))
+    """A correlation with constant predictions: null in the files, said in words, and no percentage of it."""
+    real = training.score
+    monkeypatch.setattr(training, "score", lambda *args: dict.fromkeys(real(*args), float("nan")))
     summary = run_once(tmp_path / "run", keys, schedule__stages=2)
     text = "".join(summary_lines(summary))
-    assert text.count("memorization nan (undefined), generalization nan (undefined)") == 2
+    assert text.count("memorization undefined (undefined), generalization undefined (undefined)") == 2
 
 
 @pytest.mark.exact("SORA-STAGE-1")

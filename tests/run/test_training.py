@@ -37,7 +37,7 @@ from sora_ref import GATE_RULES, initial_state
 from sora_ref.errors import SoRAError
 from sora_ref.models import linear_modules
 from sora_ref.run import loop
-from sora_ref.run import train as module
+from sora_ref.run import training as module
 from sora_ref.run.config import load_config
 from sora_ref.run.data import Example, Task
 from sora_ref.run.setup import Labels, initial_params, make_setup, read_task
@@ -254,7 +254,7 @@ def test_example_without_a_label_is_refused(
         return replace(task, splits={**task.splits, split: (replace(first, label=None), *others)})
 
     with_task(monkeypatch, strip)
-    sentence = refused(tmp_path / "run", keys, leaves=True)
+    sentence = refused(tmp_path / "run", keys)
     assert "an example has no label: expected labels on every example" in sentence
 
 

@@ -40,7 +40,7 @@ def load_table(
     Raises SoRAError for files or columns that are missing, an unknown split, and the faults of `read_table`.
     """
     drawn = "validation" not in files and "train" in files
-    if columns is None or not files or not set(files) <= set(SPLITS):
+    if columns is None or columns.label is None or not files or not set(files) <= set(SPLITS):
         raise SoRAError(_missing(files, columns))
     if run is not None:
         require_kind("the task table", kind, run)
@@ -122,8 +122,7 @@ def _missing(files: Mapping[str, Path], columns: Columns | None) -> str:
     lacks = [
         *(["task.files.train (--data FILE)"] if not files else []),
         *(["task.text (--text COLUMN)"] if columns is None else []),
+        *(["task.label (--label COLUMN)"] if columns is None or columns.label is None else []),
     ]
-    return (
-        f"the task table lacks {' and '.join(lacks)}; expected a file to train on and the names of its columns of "
-        "texts and of labels, task.label (--label COLUMN)"
-    )
+    words = " and ".join([", ".join(lacks[:-1]), lacks[-1]] if len(lacks) > 1 else lacks)
+    return f"the task table lacks {words}; expected a file to train on and the names of its columns of texts and labels"
