@@ -123,3 +123,38 @@ def test_exported_folder_predicts_by_its_readme_what_we_predict(
         expected = ours(loaded)
         assert same(names["predictions"], expected[12:14])
         assert same(names["model"].predict(TEXTS), expected)
+
+
+@pytest.mark.weights
+@pytest.mark.independent("SORA-PRUNE-3")
+def test_pooler_of_a_real_masked_language_model_comes_with_the_adapter(tmp_path: Path) -> None:
+    """bert-tiny has no pooler: whatever transformers draws for it, PEFT puts ours in its place."""
+    from peft import PeftModel
+
+    keys = {
+        "model.path": "bert-tiny",
+        "model.head": "cls",
+        "model.max_length": 32,
+        "task.name": "movies",
+        "task.limit": 64,
+        "train.epochs": 1,
+        "adapter.r": 2,
+    }
+    run_once(tmp_path / "run", keys)
+    loaded = load_trained(tmp_path / "run")
+    report = write_peft(loaded, tmp_path / "a", "compact", str(loaded.setup.folder))
+    assert set(report.modules_to_save) == {"pooler.dense", "classifier"}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(loaded.setup.folder)
+    batch = tokenizer(TEXTS[:4], padding=True, return_tensors="pt")
+    logits, drawn = [], []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(loaded.setup.folder)
+        drawn.append(model.bert.pooler.dense.weight.detach().clone())
+        with torch.no_grad():
+            logits.append(PeftModel.from_pretrained(model, tmp_path / "a").eval()(**batch).logits)
+    assert not torch.equal(*drawn)
+    assert torch.equal(*logits)
+    rows = predict_records(loaded, [Example(str(k), text, None, None) for k, text in enumerate(TEXTS[:4])])
+    for record, found in zip(rows, logits[0].softmax(dim=1), strict=True):
+        assert abs(max(record["probabilities"].values()) - float(found.max())) <= 2**-12
