@@ -258,9 +258,13 @@ def _fault(tree: Mapping[str, Any]) -> str | None:
     """What is wrong with these tables; None where nothing is."""
     try:
         require_known(tree, Config)
-        _check(msgspec.convert(tree, Config))
+        config = msgspec.convert(tree, Config)
+        msgspec.json.encode(config)  # raises for what is no text, which config.toml could not hold
+        _check(config)
     except msgspec.ValidationError as error:
         return in_words(error, tree, Config)
+    except UnicodeEncodeError as error:  # of a flag, whose bytes were no UTF-8
+        return f"{shown(error.object)} is no text: expected UTF-8"
     except SoRAError as error:
         return str(error)
     return None

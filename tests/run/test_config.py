@@ -442,6 +442,14 @@ def test_recipe_follows_the_section_on_training() -> None:
     assert released.clip_eps == 1e-6
 
 
+@pytest.mark.parametrize("text", ["task.name=a\udce9", "task.name='\ud800'", "seed=\udcff", "a\udce9=1"])
+def test_a_flag_whose_bytes_are_no_text_is_a_sentence(text: str) -> None:
+    key, value = parse_override(text)
+    with pytest.raises(SoRAError) as refusal:
+        load_config(None, {key: value})
+    str(refusal.value).encode()
+
+
 def test_learning_rates_have_the_peaks_and_the_shape_asked_for() -> None:
     config = load_config(None, {"train.lr": 0.8, "gate.lr": 0.4, "train.warmup": 0.5})
     lr, gate_lr = config.learning_rates(8)

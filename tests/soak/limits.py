@@ -46,7 +46,8 @@ class Limits:
         warnings.simplefilter("ignore")  # as the console script does
         for number in (signal.SIGALRM, signal.SIGPROF):
             signal.signal(number, _stop)
-        used = _status("VmData")
+        self._own = _Own()
+        used = self._own.bytes_of("VmData")
         if used:
             resource.setrlimit(resource.RLIMIT_DATA, (used + memory + memory // 4, resource.RLIM_INFINITY))
 
@@ -57,7 +58,7 @@ class Limits:
         """
         self._stderr.seek(0)
         self._stderr.truncate()
-        before = _reset_peak()
+        before = self._own.reset_peak()
         began = time.process_time()
         outcome, fault = "accepted", ""
         try:
@@ -77,7 +78,7 @@ class Limits:
             fault = f"takes more than {self.memory / 2**30:g} GB: {_where(error)}"
         except BaseException as error:  # all that a user would see as a traceback or a bug
             fault = f"{type(error).__name__}: {str(error)[:300]} {_where(error)}"
-        seconds, memory = time.process_time() - began, max(_status("VmHWM") - before, 0)
+        seconds, memory = time.process_time() - began, max(self._own.bytes_of("VmHWM") - before, 0)
         sys.stderr.flush()
         self._stderr.seek(0)
         said = self._stderr.read().decode("utf-8", "replace")
@@ -99,18 +100,25 @@ def _where(error: BaseException) -> str:
     return f"in {Path(ours[-1].filename).name}:{ours[-1].name}" if ours else ""
 
 
-def _reset_peak() -> int:
-    """Bytes that the process has now, from where its peak is counted again; 0 where the system does not tell."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return 0
-    return _status("VmRSS")
+class _Own:
+    """What the system (Linux) says of this process's memory; 0 where it says nothing."""
 
+    def __init__(self) -> None:
+        try:
+            self._status = os.open("/proc/self/status", os.O_RDONLY)
+            self._peak = os.open("/proc/self/clear_refs", os.O_WRONLY)
+        except OSError:
+            self._status = self._peak = -1
 
-def _status(key: str) -> int:
-    try:
-        found = re.search(rf"^{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
-    except OSError:
-        return 0
-    return int(found[1]) * 1024 if found else 0
+    def bytes_of(self, key: str) -> int:
+        """The number beside a key of the status."""
+        found = None
+        if self._status >= 0:
+            found = re.search(rf"^{key}:\s+(\d+) kB", os.pread(self._status, 8192, 0).decode(), re.M)
+        return int(found[1]) * 1024 if found else 0
+
+    def reset_peak(self) -> int:
+        """Count the peak again from what is used now, and say how much that is."""
+        if self._peak >= 0:
+            os.pwrite(self._peak, b"5", 0)
+        return self.bytes_of("VmRSS")

@@ -83,4 +83,4 @@ def _inspect(folder: Path, out: Path) -> list[str]:
     return ["inspect", str(folder), "--json"]
 
 
-FORMATS = (Format("peft", _folder, _damage, inspect_path, slice=200, console=_inspect),)
+FORMATS = (Format("peft", _folder, _damage, inspect_path, slice=400, console=_inspect),)

@@ -7,6 +7,7 @@ import random
 import shutil
 import tomllib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import tomli_w
 from tiny_run import VOCABULARY
 from tokenizers.implementations import BertWordPieceTokenizer
 
-from sora_ref.run.config import load_config
+from sora_ref.run.config import Config, load_config
 from sora_ref.run.data import Example
 from sora_ref.run.evaluate import predict_logits
 from sora_ref.run.keys import parse_override
@@ -109,11 +110,16 @@ def model_folder(ground: Ground) -> Path:
 
 def read_model(folder: Path) -> Any:
     """Everything that uses a model folder: its configuration, weights, tokenizer, a prediction, a merge's copies."""
-    config = load_config(folder / "train.toml", {"model.path": str(folder)})
+    config = _configuration(folder)
     setup = make_setup(config, Labels("classification", ("bad", "good"), ("accuracy",)))
     examples = tuple(Example(str(k), text, None, None) for k, text in enumerate(TEXTS))
     predict_logits(setup, initial_params(setup), encode(examples, setup.tokenizer, setup.model.bert))
     return tokenizer_files(folder)
+
+
+@cache
+def _configuration(folder: Path) -> Config:
+    return load_config(folder / "train.toml", {"model.path": str(folder)})
 
 
 def _damage(name: str) -> Callable[[random.Random, Files], Files]:
@@ -140,5 +146,5 @@ _MODEL = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tok
 FORMATS = (
     Format("toml", _config_folder, _damage_config, _read_config, slice=400, console=_train),
     Format("--set", _settings_folder, _damage_setting, _read_setting, slice=400),
-    *(Format(name, model_folder, _damage(name), read_model, slice=100, console=train_it) for name in _MODEL),
+    *(Format(name, model_folder, _damage(name), read_model, slice=80, console=train_it) for name in _MODEL),
 )

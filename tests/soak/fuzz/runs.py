@@ -82,6 +82,6 @@ def _read_summary(folder: Path) -> Any:
 
 
 FORMATS = (
-    Format("run directory", run_folder, _damage_run, _resume, slice=30, console=_resume_command, fresh=True),
-    Format("summary", _complete, _damage_summary, _read_summary, slice=200, console=_resume_command),
+    Format("run directory", run_folder, _damage_run, _resume, slice=20, console=_resume_command, fresh=True),
+    Format("summary", _complete, _damage_summary, _read_summary, slice=600, console=_resume_command),
 )

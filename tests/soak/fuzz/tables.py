@@ -118,7 +118,7 @@ def _table(suffix: str, change: Callable[[random.Random, bytes], bytes]) -> Form
         read_table(folder / name, text="text", label="rating", kind="regression")
         return read_table(folder / name, text="text", label="label", id="name")
 
-    return Format(suffix, _tables, damage, read, slice=400)
+    return Format(suffix, _tables, damage, read, slice=1000)
 
 
 _HEADS = {"dev": "label", "train": "label"}
@@ -174,6 +174,6 @@ FORMATS = (
     _table("tsv", grid("\t")),
     _table("csv", grid(",")),
     _table("jsonl", _jsonl),
-    Format("glue", _glue, _damage_glue, _read_glue, slice=400),
-    Format("hutto", _hutto, _damage_hutto, _read_hutto, slice=400),
+    Format("glue", _glue, _damage_glue, _read_glue, slice=1000),
+    Format("hutto", _hutto, _damage_hutto, _read_hutto, slice=1000),
 )

@@ -151,6 +151,6 @@ def _predict(folder: Path, out: Path) -> list[str]:
 
 
 FORMATS = (
-    Format("weights", model_folder, _damage_weights, read_model, slice=100, console=train_it),
-    Format("checkpoint", _run_folder, _damage_checkpoint, _read_checkpoint, slice=100, console=_predict),
+    Format("weights", model_folder, _damage_weights, read_model, slice=80, console=train_it),
+    Format("checkpoint", _run_folder, _damage_checkpoint, _read_checkpoint, slice=80, console=_predict),
 )
