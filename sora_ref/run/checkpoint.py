@@ -35,6 +35,8 @@ class Position:
 
     step: optimiser steps made in all;  stage, stage_step: of the sparsifying scheduler, and steps made in it.
     loss_sum, loss_steps: losses not logged yet;  seconds: training time so far;  threshold_sum: Σ of scalar thresholds.
+    planned: steps of the whole run, 0 where an older version did not say.
+    best_score, best_step: of the best evaluation, None before there is one;  evaluations_since: those that followed it.
     """
 
     step: _Whole = 0
@@ -44,6 +46,10 @@ class Position:
     loss_steps: _Whole = 0
     seconds: _NonNegative = 0.0
     threshold_sum: _NonNegative = 0.0
+    planned: _Whole = 0
+    best_score: float | None = None
+    best_step: _Whole = 0
+    evaluations_since: _Whole = 0
 
 
 class Facts(Struct, frozen=True, kw_only=True):

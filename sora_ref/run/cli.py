@@ -48,6 +48,10 @@ _KEYS = {
     "rule": "gate.rule",
     "strength": "gate.strength",
     "epochs": "train.epochs",
+    "max_steps": "train.max_steps",
+    "early_stopping": "train.early_stopping",
+    "keep_best": "train.keep_best",
+    "score_test": "train.score_test",
     "batch": "train.batch",
     "lr": "train.lr",
     "log_to": "train.loggers",
@@ -111,6 +115,14 @@ _new_folder = click.option("--out", required=True, type=click.Path(path_type=Pat
 @click.option("--rule", show_default="paper", help="The gate rule, e.g. paper, adamw-xi, released.")
 @click.option("--strength", type=float, show_default="0.0022", help="xi or lambda of the gate rule.")
 @click.option("--epochs", type=int, show_default="1", help="Passes over the training split.")
+@click.option("--max-steps", type=int, help="At most so many optimiser steps.")
+@click.option(
+    "--early-stopping", type=int, metavar="N", help="End after N evaluations in a row without a better score."
+)
+@click.option(
+    "--keep-best", is_flag=True, default=None, help="Keep the best evaluation's parameters, best.safetensors."
+)
+@click.option("--score-test", is_flag=True, default=None, help="At the end, score the test split too.")
 @click.option("--batch", type=int, show_default="32", help="Examples a step.")
 @click.option("--lr", type=float, show_default="0.001", help="Peak learning rate; the gates have gate.lr.")
 @click.option(

@@ -110,9 +110,16 @@ class TrainSection(Section, frozen=True):
     """The optimiser and the loop.  warmup: a share of the steps.  clip 0 clips nothing.  Periods are in steps.
 
     microbatch_tokens: 512 by default, and 16,384 on a GPU.  loggers: see `sora_ref.run.loggers`.
+    max_steps: at most so many in all; rates are those of a run of that length.  early_stopping: end after so many
+    evaluations in a row without a better score.  keep_best: keep the parameters of the best one.  score_test: at the
+    end, score the test split too.
     """
 
     epochs: Positive = 1
+    max_steps: Positive | None = None
+    early_stopping: Positive | None = None
+    keep_best: bool = False
+    score_test: bool = False
     batch: Positive = 32
     lr: NonNegative = 1e-3
     optimiser: Literal["adamw", "sgd"] = "adamw"
@@ -283,6 +290,9 @@ def _check(config: Config) -> None:
     require(not unknown, f"adapter.kinds has {', '.join(map(word, unknown))}: expected some of {some}")
     config.gate_rule()
     if config.schedule is not None:
+        one = {"max_steps": config.train.max_steps, "early_stopping": config.train.early_stopping}
+        of_one = [name for name, value in (one | {"keep_best": config.train.keep_best or None}).items() if value]
+        require(not of_one, f"train.{' and train.'.join(of_one)}: is of a run without stages: expected no [schedule]")
         try:
             config.schedule.strengths()
         except SoRAError as error:
@@ -309,7 +319,7 @@ def dump_config(config: Config) -> str:
 def differences(a: Config, b: Config) -> list[str]:
     """The dotted keys in which two configurations differ, but for those that no number depends on."""
     flat_a, flat_b = (flat(msgspec.to_builtins(config)) for config in (a, b))
-    keys = (flat_a.keys() | flat_b.keys()) - {"workers", "train.loggers"}
+    keys = (flat_a.keys() | flat_b.keys()) - {"workers", "train.loggers", "train.score_test"}
     return sorted(key for key in keys if flat_a.get(key) != flat_b.get(key))
 
 

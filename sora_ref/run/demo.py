@@ -47,7 +47,7 @@ class Result:
 
 def demo_config(*, quick: bool, seed: int, backend: str) -> dict[str, Any]:
     """The keys of the configuration of all five runs: the defaults, or what a small model and few steps need."""
-    shared = {"seed": seed, "backend": backend}
+    shared = {"seed": seed, "backend": backend, "train.score_test": True}
     if quick:
         return shared | {
             "model.path": "bert-tiny",

@@ -12,7 +12,7 @@ from sora_ref import SoRA, count_parameters, module_ranks
 from sora_ref.checks import require
 from sora_ref.peft import adapters_from, read_adapter
 from sora_ref.run.checkpoint import read_checkpoint
-from sora_ref.run.trained import find_checkpoint
+from sora_ref.run.trained import find_checkpoint, progress_of
 
 
 def inspect_path(path: Path, stage: int | None = None) -> tuple[dict[str, Any], list[str]]:
@@ -38,6 +38,9 @@ def inspect_path(path: Path, stage: int | None = None) -> tuple[dict[str, Any], 
         adapters = {module: _adapter(params, module, s) for module, s in trained.scales.items()}
         saved = {name: array for name, array in params.items() if ".sora_" not in name}
         facts = {"file": str(file), "kind": "SoRA" if gated else "LoRA", "step": trained.position.step}
+        unfinished = progress_of(path, file, trained)
+        if unfinished is not None:
+            facts["unfinished"] = unfinished
         facts |= {"task": trained.labels.kind, "labels": list(trained.labels.names)}
 
     hidden = saved["classifier.weight"].shape[1] if "classifier.weight" in saved else None
@@ -78,6 +81,9 @@ def _lines(facts: Mapping[str, Any], adapters: Mapping[str, SoRA], gated: bool) 
         + ("" if counts["released"] is None else f"; the released counter says {counts['released']:,}"),
         *(f"note: {note}" for note in facts.get("notes", ())),
     ]
+    if "unfinished" in facts:
+        whole = f" of {facts['unfinished']['of']}" if "of" in facts["unfinished"] else ""
+        lines.insert(1, f"the run is not finished: this is step {facts['step']}{whole}")
     width = max((len(module) for module in adapters), default=0)
     for module, adapter in adapters.items():
         line = f"  {module:<{width}}  rank {facts['ranks'][module]} of {adapter.rank}  s {adapter.s:g}"

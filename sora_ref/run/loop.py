@@ -28,12 +28,13 @@ from sora_ref.run.data import Task
 from sora_ref.run.evaluate import predict_logits, score
 from sora_ref.run.interrupt import Interrupted, Stop
 from sora_ref.run.loggers import Loggers
+from sora_ref.run.progress import BEST, scored, steps_of_epoch, steps_of_stage, stops_early
 from sora_ref.run.setup import Setup
 from sora_ref.run.text import Encoded, epoch_batches, microbatches, pad
 from sora_ref.run.transfer import fetch
 from sora_ref.run.workers import Each, worker_pool
 from sora_ref.step import GATE_SUFFIX
-from sora_ref.storage.files import append_lines
+from sora_ref.storage.files import append_lines, write_bytes
 
 FP16_SCALE = 1024
 
@@ -86,8 +87,9 @@ def train_stage(
     config, setup, data = run.config, run.setup, run.data["train"]
     epochs = config.schedule.epochs if config.schedule is not None and stage.k > 0 else config.train.epochs
     first_epoch = 0 if stage.k == 0 else config.train.epochs + (stage.k - 1) * epochs
-    per_epoch = math.ceil(len(data.ids) / config.train.batch)
-    total = per_epoch * epochs
+    per_epoch, total = steps_of_epoch(config, len(data.ids)), steps_of_stage(config, len(data.ids), stage.k)
+    if position.stage_step >= total or stops_early(config, position):
+        return state, position
     lr, gate_lr = config.learning_rates(total)
     recipe = config.recipe()
     name = printable(run.out.name).replace("\n", " ")
@@ -116,9 +118,10 @@ def train_stage(
                     threshold_sum=position.threshold_sum + (amount or 0.0),
                 )
                 log, stopped = t % config.train.log_every == 0 or t == total, stop.is_set()
+                evaluate = t % per_epoch == 0 or t == total
                 save = t % config.train.checkpoint_every == 0 or t == total or stopped
                 seen: dict[str, np.ndarray] = {}
-                if setup.backend.synchronous or log or save or t % per_epoch == 0:
+                if setup.backend.synchronous or log or save or evaluate:
                     losses, seen = _read(run, unread, _shown(run, state, norm) if log else {})
                     for loss in losses:
                         position = replace(
@@ -129,10 +132,16 @@ def train_stage(
                 bar.update()
                 if log:
                     position = _log_training(run, position, stage, rates, seen, bar)
-                if t % per_epoch == 0:
-                    _log_validation(run, state, position, stage)
-                if save:
+                if evaluate:
+                    position = _evaluate(run, state, position, stage)
+                early = evaluate and stops_early(config, position)
+                if early and not log:
+                    _, seen = _read(run, unread, _shown(run, state, norm))
+                    position = _log_training(run, position, stage, rates, seen, bar)
+                if save or early:
                     run.save(state, position)
+                if early or t == total:
+                    return state, position
                 if stopped:
                     sentence = f"{run.out}: stopped at step {position.step}; --resume goes on from there"
                     raise Interrupted(sentence, stop.number)
@@ -244,8 +253,15 @@ def _write_gates(run: Run, gates: dict[str, np.ndarray], position: Position) -> 
     return sum(int(np.count_nonzero(g == 0)) for g in gates.values()), sum(g.size for g in gates.values())
 
 
-def _log_validation(run: Run, state: TrainState, position: Position, stage: Stage) -> None:
+def _evaluate(run: Run, state: TrainState, position: Position, stage: Stage) -> Position:
+    """Log the scores of every validation split, and keep the parameters where they are the best and that is wanted."""
     for split, part in run.data.items():
         if split.startswith("validation"):
             found = score(run.setup.labels, predict_logits(run.setup, state.params, part), expected_labels(part))
             run.log({"step": position.step, "kind": "validation", "stage": stage.k, "split": split, **found})
+            if split == run.selection:
+                position = scored(position, found[run.setup.labels.metrics[0]])
+    if run.config.train.keep_best and position.best_step == position.step:
+        best = ckpt.trained_of(run.setup, state, position, run.base, moments=False)
+        write_bytes(run.out / BEST, ckpt.checkpoint_bytes(best))
+    return position

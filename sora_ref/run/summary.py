@@ -53,6 +53,16 @@ class Counts(Struct):
     released: int
 
 
+class Best(Struct):
+    """The best evaluation of a run that goes by it; `file` holds its parameters where they are kept."""
+
+    step: int
+    split: str
+    metric: str
+    score: float
+    file: str | None = None
+
+
 class Summary(Struct):
     """What `summary_lines` reads of a summary; it may hold more."""
 
@@ -65,6 +75,8 @@ class Summary(Struct):
     stages: list[Stage]
     notes: list[str] = []
     survivors: str | None = None
+    unscored: list[str] = []
+    best: Best | None = None
     device_memory: int = 0
 
 
@@ -76,9 +88,12 @@ def finish(
     position: Position,
     stages: Sequence[Mapping[str, Any]],
     notes: Sequence[str] = (),
+    best: Mapping[str, Any] | None = None,
+    unscored: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Score every labelled split but train, count, draw, and write summary.json last: a run with one is complete.
 
+    best: the best evaluation, see `progress.best_of`.  unscored: labelled splits that were left out of `data`.
     On a GPU it says, too, how many bytes of its memory the run has held at most.
     """
     scores = {}
@@ -96,6 +111,8 @@ def finish(
         "steps": position.step,
         "seconds": round(position.seconds, 1),
         "scores": scores,
+        "unscored": list(unscored),
+        "best": best,
         "counts": counts._asdict(),
         "ranks": ranks,
         "null": null,
@@ -193,6 +210,12 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     lines += [f"  {note}" for note in summary.get("notes", ())]
     for split, scores in summary["scores"].items():
         lines.append(f"  {split}: " + score_words(scores))
+    for split in summary.get("unscored", ()):
+        lines.append(f"  {split}: not scored; sora-ref eval RUN --split {split} does, or --score-test when training")
+    best = summary.get("best")
+    if best is not None:
+        kept = f"; {best['file']} has its parameters" if best.get("file") else ""
+        lines.append(f"  best: step {best['step']}, {best['split']} {best['metric']} {best['score']:.4f}{kept}")
     lines.append(f"  components kept: {survivors or '{kept} of {components}'.format_map(counts)}")
     lines.append(
         f"  adapter parameters: {counts['retained']:,} of {counts['total']:,} "

@@ -23,12 +23,16 @@ ADAPTER = "adapter.safetensors"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A trained model with the base it belongs to; `params` are `trained.params` on the setup's device."""
+    """A trained model with the base it belongs to; `params` are `trained.params` on the setup's device.
+
+    unfinished: what a run says that has steps to go, see `progress_of`; None for any other.
+    """
 
     setup: Setup
     trained: Trained
     params: Params
     file: Path
+    unfinished: dict[str, int] | None = None
 
 
 def find_checkpoint(path: Path, stage: int | None = None) -> tuple[Path, Path]:
@@ -79,7 +83,23 @@ def load_trained(
     _require_same_model(config_file.parent, setup.folder, file)
     send = setup.backend.from_host
     params = {name: send(array.astype(config.dtype, copy=False)) for name, array in trained.params.items()}
-    return Loaded(setup, trained, params, file)
+    unfinished = progress_of(path, file, trained, say)
+    return Loaded(setup, trained, params, file, unfinished)
+
+
+def progress_of(path: Path, file: Path, trained: Trained, say: Say | None = None) -> dict[str, int] | None:
+    """The "step" of a run directory without a summary and how many there are ("of"), which `say` hears as well.
+
+    None for a complete run, and for a file or a stage that was asked for by its name.
+    """
+    if path == file or file.parent.name != "checkpoints" or (path / "summary.json").exists():
+        return None
+    at = trained.position
+    of = {"of": at.planned} if at.planned else {}
+    if say is not None:
+        whole = f" of {at.planned}" if at.planned else ""
+        say(f"{path}: the run is not finished: this is step {at.step}{whole}")
+    return {"step": at.step, **of}
 
 
 def _require_same_model(run: Path, folder: Path, file: Path) -> None:

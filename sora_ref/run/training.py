@@ -34,6 +34,7 @@ from sora_ref.run.inputs import WEIGHTS, input_files
 from sora_ref.run.interrupt import Stop, stop_requested
 from sora_ref.run.loggers import opened, require_loggers
 from sora_ref.run.loop import Run, expected_labels, log_gates, train_stage
+from sora_ref.run.progress import best_of, steps_in_all
 from sora_ref.run.records import cut_logs, stage_records
 from sora_ref.run.setup import Labels, Say, initial_params, make_setup, read_task, with_pinned_model
 from sora_ref.run.summary import finish, read_summary
@@ -112,7 +113,8 @@ def _train(config: Config, out: Path, accept: bool, quiet: bool, say: Say) -> di
     task = read_task(config, say)
     labels = Labels(task.kind, task.labels, task.metrics)
     setup = make_setup(config, labels, say)
-    data = {name: encode(examples, setup.tokenizer, setup.model.bert) for name, examples in task.splits.items()}
+    used = {name: part for name, part in task.splits.items() if config.train.score_test or not name.startswith("test")}
+    data = {name: encode(examples, setup.tokenizer, setup.model.bert) for name, examples in used.items()}
     require("train" in data, f"task {task.name} has no split train: expected examples to train on")
     for split, part in data.items():
         required = split == "train" or split.startswith("validation")
@@ -132,7 +134,9 @@ def _train(config: Config, out: Path, accept: bool, quiet: bool, say: Say) -> di
         start = _resume_point(run, before, now, accept, say) if resuming else _begin(run, now)
         with opened(config.train.loggers, out, config, start[1].step, say) as loggers:
             state, position, results = _stages(replace(run, loggers=loggers), *start, stop, say)
-    return finish(run.out, run.setup, run.data, state.params, position, results, run.task.notes)
+    best = best_of(config, position, run.selection, labels.metrics[0])
+    unscored = [name for name, part in task.splits.items() if name not in used and part[0].label is not None]
+    return finish(run.out, run.setup, run.data, state.params, position, results, run.task.notes, best, unscored)
 
 
 def _begin(run: Run, now: Mapping[str, Input]) -> tuple[TrainState, Position]:
@@ -147,7 +151,8 @@ def _begin(run: Run, now: Mapping[str, Input]) -> tuple[TrainState, Position]:
     if run.config.schedule is not None:
         chosen = [run.task.splits["train"][row].id for row in _memorization_rows(run)]
         write_json(run.out / "memorization_ids.json", chosen)
-    state, position = initial_state(initial_params(run.setup)), Position()
+    planned = steps_in_all(run.config, len(run.data["train"].ids))
+    state, position = initial_state(initial_params(run.setup)), Position(planned=planned)
     log_gates(run, state, position)
     run.save(state, position)
     return state, position
@@ -188,12 +193,14 @@ def _resume_point(
     for line in changed(run.out / "versions.json"):
         say(f"warning: {line}; the resumed run may differ in its last bits")
     cut_logs(run.out, trained.position.step)
+    position = replace(trained.position, planned=steps_in_all(run.config, len(run.data["train"].ids)))
     if before is None:
         write_inputs(run.out, Inputs(dict(now)))
     elif before.changes(now):
-        write_inputs(run.out, before.accept(now, trained.position.step))
-    say(f"{run.out}: resumed at step {trained.position.step}")
-    return ckpt.state_of(run.setup, trained), trained.position
+        write_inputs(run.out, before.accept(now, position.step))
+        position = replace(position, best_score=None, best_step=0, evaluations_since=0)  # scores of other data
+    say(f"{run.out}: resumed at step {position.step} of {position.planned}")
+    return ckpt.state_of(run.setup, trained), position
 
 
 def _same_config(out: Path, config: Config) -> None:

@@ -51,7 +51,7 @@ def evaluate(
     if split is not None and not found:
         raise SoRAError(f"split {split} of task {task.name} has no labels: expected some to score against")
     lines = [f"{name}: {score_words(scores)}" for name, scores in found.items()]
-    show(found, lines, as_json)
+    show(found if loaded.unfinished is None else found | {"unfinished": loaded.unfinished}, lines, as_json)
 
 
 @click.command()

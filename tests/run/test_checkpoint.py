@@ -163,7 +163,8 @@ def test_format_is_1_and_changes_only_together_with_this_test(tmp_path: Path) ->
     names = {"format", "sora_ref", "spec", "t", "position", "scales", "labels", "base", "moments"}
     assert set(metadata) == names
     assert set(metadata["position"]) == {
-        "step", "stage", "stage_step", "loss_sum", "loss_steps", "seconds", "threshold_sum"
+        "step", "stage", "stage_step", "loss_sum", "loss_steps", "seconds", "threshold_sum",
+        "planned", "best_score", "best_step", "evaluations_since",
     }  # fmt: skip
     assert set(metadata["labels"]) == {"kind", "names", "metrics"}
     assert set(header) == {f"{part}/{name}" for part in ("params", "m", "v") for name in trained().params}

@@ -409,8 +409,8 @@ def test_flags_say_the_defaults_of_their_keys() -> None:
     for flag, key in cli._KEYS.items():
         value: Any = load_config(None, {})
         for part in key.split("."):
-            value = getattr(value, part)
-        assert said[flag] == (str(value) if value not in (None, ()) else None), flag
+            value = value.get(part) if isinstance(value, dict) else getattr(value, part)
+        assert said[flag] == (None if value in (None, ()) or value is False else str(value)), flag
 
 
 def test_file_that_is_missing_or_no_toml_is_refused_by_name(tmp_path: Path) -> None:

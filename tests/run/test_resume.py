@@ -390,7 +390,7 @@ def test_resume_says_where_from_and_warns_of_versions_that_changed(keys: Keys, t
     assert said == [
         f"warning: machine was abacus and is {now['machine']}; the resumed run may differ in its last bits",
         f"warning: numpy was 0.1 and is {now['numpy']}; the resumed run may differ in its last bits",
-        f"{run}: resumed at step 3",
+        f"{run}: resumed at step 3 of 10",
     ]
 
 

@@ -150,6 +150,7 @@ def base_keys(model: Path, files: Mapping[str, str]) -> dict[str, Any]:
         "gate.rule": "adamw-xi",
         "gate.strength": 0.02,
         "train.epochs": 2,
+        "train.score_test": True,
         "train.batch": 8,
         "train.lr": 2e-2,
         "train.weight_decay": 0.01,
