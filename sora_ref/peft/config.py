@@ -68,6 +68,23 @@ _HARMLESS = frozenset(
         "ensure_weight_tying",
     }
 )
+# What PEFT puts around a key before it matches it: whatever `re` refuses there, PEFT refuses.
+_PASTED = {
+    "rank_pattern": r"(.*\.)?({})$",
+    "alpha_pattern": r"(.*\.)?({})$",
+    "modules_to_save": r"(^|.*\.){}($|\..*)",
+    "layers_pattern": r"(?:^|.*?\.){}\.(?P<idx>\d+)\.",
+}
+_OTHER = {
+    "use_dora": "a DoRA, which also rescales the rows of the weight",
+    "lora_bias": "B has a bias",
+    "trainable_token_indices": "rows of an embedding are trained",
+    "target_parameters": "the adapter belongs to parameters and not to modules",
+    "layer_replication": "layers of the base model are repeated",
+    "megatron_config": "the layers are Megatron's parallel ones",
+    "use_qalora": "a QA-LoRA, which pools its input",
+    "alora_invocation_tokens": "an aLoRA, which acts from certain tokens on",
+}
 # Initialisations that leave the base weights alone; the others (pissa, olora, loftq …) subtract something from them.
 _PLAIN_INITIALISATIONS = (True, False, "gaussian", "orthogonal", "eva", "mica")
 
@@ -90,8 +107,10 @@ def read_config(path: Path) -> Config:
     )
     known = _HARMLESS | set(LoraOptions.__struct_fields__)
     unknown = [option for option, value in raw.items() if option not in known and value]
-    require(not unknown, f"{where}: option {listed(unknown)} is set: expected a plain LoRA")
+    reason = next((f" ({_OTHER[option]})" for option in unknown if option in _OTHER), "")
+    require(not unknown, f"{where}: option {listed(unknown)} is set{reason}: expected a plain LoRA")
     _require_numbers(where, options)
+    _require_layers(where, options)
     _require_patterns(where, options)
     return Config(raw, options)
 
@@ -118,7 +137,22 @@ def _require_patterns(where: str, options: LoraOptions) -> None:
         f"{where}: {len(others):,} regular expressions: expected names, or {MOST_EXPRESSIONS:,} expressions at most",
     )
     for option, expression in others:
-        require_pattern(f"{where}: {option}", expression)
+        require_pattern(f"{where}: {option}", expression, _PASTED.get(option, "{}"))
+
+
+def _require_layers(where: str, options: LoraOptions) -> None:
+    """SoRAError for layers_to_transform and layers_pattern where PEFT refuses them."""
+    layers, pattern = options.layers_to_transform, options.layers_pattern
+    one = isinstance(options.target_modules, str) and (layers is not None or pattern is not None)
+    require(
+        not one,
+        f"{where}: layers_to_transform or layers_pattern stands beside a target_modules that is one expression: "
+        "expected a list of names, PEFT refuses this",
+    )
+    require(
+        layers is not None or not pattern,
+        f"{where}: layers_pattern stands without layers_to_transform: expected both, PEFT refuses this",
+    )
 
 
 def as_list(names: Names) -> list[str]:

@@ -168,7 +168,7 @@ def _lora(where: str, selection: Selection, layer: str, pair: Mapping[str, tuple
     for matrix in ("A", "B"):
         require(matrix in pair, f"{where} has no {lora_key(layer, matrix)}: expected both matrices of {layer}")
     require(
-        selection.is_target(layer),
+        selection.is_target(layer, linear=pair["A"][0].endswith(".weight")),
         f"{where} has a LoRA of {layer}, which {CONFIG_FILE} does not select (target_modules, exclude_modules, "
         "layers_to_transform, modules_to_save): PEFT would drop it",
     )

@@ -4,14 +4,18 @@ An adapter's configuration brings its own expressions, and Python's `re`, which 
 pattern of twenty characters can keep it busy for ever.  RE2 takes time in proportion to the name, whatever the pattern.
 Both languages agree on the patterns that are let through here, for names of ASCII letters, digits and marks:
 
-* what either engine refuses is refused, so look-arounds and references to groups are;
-* a flag such as `(?i)` is, for PEFT pastes a key into a longer expression, where Python refuses it;
-* `{,n}` is, which is a repetition to one and six characters to the other.
+* only what both read alike is let through: characters, sets, groups, alternatives, repetitions, `\d \w \s \b` and their
+  opposites, `^`, `$`, flags where PEFT's `re` takes them;
+* so look-arounds and references to groups are refused, `{,n}` (six characters to RE2), and `[:alpha:]` (a class to RE2,
+  letters to Python); so is what PEFT's own `re` refuses.
+
+What a match costs is bounded, too: expressions by their size, all matching of a configuration by its time.
 """
 
 from __future__ import annotations
 
 import re
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar
@@ -19,14 +23,24 @@ from typing import Generic, TypeVar
 import re2
 
 from sora_ref.checks import require
-from sora_ref.errors import SoRAError, shown
+from sora_ref.errors import SoRAError, brief, shown
 
 T = TypeVar("T")
 
 _LONGEST = 200_000  # characters of an expression
 MOST_EXPRESSIONS = 1_000  # in one configuration, names not counted
 _MOST = 50_000  # comparisons of a name with an expression that is more than a name
-_OTHERWISE = re.compile(r"\(\?(?!:|P<)|\{,|\[\[|\\[pPQCz]")  # read otherwise by one of the two, or an option
+_MOST_INSTRUCTIONS = 100_000  # of an expression, compiled
+_SECONDS = 2.0  # of a processor, for all the matching that one configuration asks for
+_SHARED = re.compile(
+    r"""(?: \\[dDwWsSbBA] | \\[^A-Za-z0-9]                      # a class, an edge, an escaped mark
+          | \(\?: | \(\?P<[A-Za-z_][A-Za-z_0-9]*> | \(\?[ims]+[:)] | \((?!\?) | \)
+          | \[\^?\]?(?:[^]\\[]|\\[^A-Za-z0-9]|\\[dDwWsS])*\]    # a set, without another bracket in it
+          | (?:[*+?]|\{[0-9]+(?:,[0-9]*)?\})\??(?![*+?{])       # a repetition, greedy or not
+          | [^]\\[(){}*+?]                                      # a character, ^ $ . |
+        )*""",
+    re.VERBOSE,
+)
 _PLAIN = re.compile(r"\^?(?:[A-Za-z0-9_.-]|\\[.-])+")  # a name, as an expression
 
 
@@ -35,35 +49,72 @@ def is_name(expression: str) -> bool:
     return _PLAIN.fullmatch(expression) is not None
 
 
-def require_pattern(where: str, expression: str) -> None:
-    """SoRAError unless both engines take the expression, in the same sense."""
+def require_pattern(where: str, expression: str, pasted: str = "{}") -> None:
+    """SoRAError unless both engines take the expression, in the same sense.  pasted: what PEFT puts around it."""
     require(len(expression) <= _LONGEST, f"{where} has {len(expression):,} characters: expected {_LONGEST:,} at most")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # "possible nested set": read otherwise by a Python to come
         try:
             re.compile(expression)
+            re.compile(pasted.replace("{}", expression))
         except (re.error, RecursionError, OverflowError, Warning) as error:
-            raise SoRAError(f"{where}: {shown(expression)} is no regular expression: {error}") from error
-    require(
-        _OTHERWISE.search(expression) is None,
-        f"{where}: {shown(expression)} uses a flag, a look-around or a class that is not matched in linear time: "
-        "expected groups, sets and repetitions",
-    )
+            raise SoRAError(f"{where}: {shown(expression)} is no regular expression: {brief(str(error))}") from error
     compiled(expression, where)
+    shared = _SHARED.match(expression)
+    require(
+        expression.isascii() and shared is not None and shared.end() == len(expression),
+        f"{where}: {shown(expression)} uses what is not read here as Python reads it (a look-around, a reference, a "
+        "class by name): expected characters of ASCII, groups, sets and repetitions",
+    )
 
 
 def compiled(expression: str, where: str = "a pattern") -> re2._Regexp:
-    """The expression in RE2; SoRAError where RE2 has no such thing."""
+    """The expression in RE2; SoRAError where RE2 has no such thing, or it is too large."""
     options = re2.Options()
     options.log_errors = False
     try:
-        return re2.compile(expression, options)
+        found = re2.compile(expression, options)
     except (re2.error, UnicodeEncodeError) as error:
         said = error.args[0].decode(errors="replace") if isinstance(error, re2.error) else "half a surrogate pair"
         raise SoRAError(
-            f"{where}: {shown(expression)} cannot be matched in linear time ({said}): expected groups, sets and "
+            f"{where}: {shown(expression)} cannot be matched in linear time ({brief(said)}): expected groups, sets and "
             "repetitions"
         ) from error
+    size = found.programsize
+    require(
+        size <= _MOST_INSTRUCTIONS,
+        f"{where}: {shown(expression)} is too large to be matched fast ({size:,} instructions): expected "
+        f"{_MOST_INSTRUCTIONS:,} at most",
+    )
+    return found
+
+
+class Work:
+    """Matching for one configuration; SoRAError where it takes more than some seconds of a processor."""
+
+    def __init__(self, where: str) -> None:
+        """where: the file, for a sentence."""
+        self._where, self._spent, self._since = where, 0.0, 0.0
+
+    def __enter__(self) -> None:
+        self._since = time.thread_time()
+
+    def __exit__(self, *_: object) -> None:
+        self._spent += time.thread_time() - self._since
+        require(
+            self._spent <= _SECONDS,
+            f"{self._where}: its names and expressions take too long to match with this many modules: expected fewer",
+        )
+
+    def match(self, expression: re2._Regexp, name: str) -> re2._Match | None:
+        """`re.match`: from the first character on."""
+        with self:
+            return expression.match(name)
+
+    def fullmatch(self, expression: re2._Regexp, name: str) -> bool:
+        """`re.fullmatch`: all characters."""
+        with self:
+            return expression.fullmatch(name) is not None
 
 
 class FirstMatch(Generic[T]):
@@ -74,7 +125,9 @@ class FirstMatch(Generic[T]):
     RE2, one by one.
     """
 
-    def __init__(self, table: Mapping[str, T], where: str) -> None:
+    def __init__(self, table: Mapping[str, T], where: str, work: Work | None = None) -> None:
+        """table: the values by key.  where: file and option, for a sentence.  work: shared with other tables."""
+        self._work = work or Work(where)
         self._values = list(table.values())
         self._keys = list(table)
         self._named: dict[tuple[bool, int, tuple[int, ...]], dict[str, int]] = {}
@@ -94,7 +147,8 @@ class FirstMatch(Generic[T]):
             self._compared <= _MOST,
             f"{self._where}: {len(self._others):,} expressions for this many modules: expected names, or fewer",
         )
-        found = [*self._by_name(name), *self._by_expression(name)]
+        with self._work:
+            found = [*self._by_name(name), *self._by_expression(name)]
         self._matched.update(found)
         return self._values[min(found)] if found else default
 

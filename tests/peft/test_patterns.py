@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 from hypothesis import given
@@ -65,12 +66,15 @@ def test_a_pattern_that_python_never_finishes_is_matched_at_once() -> None:
         ("(", "is no regular expression: missing"),
         ("(" * 100_000, "is no regular expression"),
         ("a" * 200_001 + "*", "has 200,002 characters"),
-        (r"(?!a)b", "a look-around"),
-        (r"(?i)a", "a flag"),
+        (r"(?!a)b", "cannot be matched in linear time"),
+        (r".*[q[:alpha:]]uery", "a class by name"),  # letters and marks to Python, a class to RE2
+        (r"a{2}+b", "cannot be matched in linear time"),
+        ("(?:[a-c]{1000}){110}", "cannot be matched in linear time"),
+        ("\u0131", "characters of ASCII"),
         (r"(a)\1", "cannot be matched in linear time"),
         ("(?:a{1000}){1000}", "cannot be matched in linear time"),
         ("[[a]b]", "is no regular expression: Possible nested set"),
-        ("a{,3}", "uses a flag"),
+        ("a{,3}", "uses what is not read here as Python"),
         ("\ud800", "half a surrogate pair"),
     ],
 )
@@ -84,3 +88,12 @@ def test_many_expressions_for_many_modules_are_refused_before_they_take_minutes(
     table = FirstMatch({f"a{k}.*": k for k in range(600)}, "rank_pattern")
     with pytest.raises(SoRAError, match="600 expressions for this many modules"):
         [table.get(f"module{k}", 0) for k in range(200)]
+
+
+def test_keys_of_many_shapes_for_many_modules_are_refused_before_they_take_minutes() -> None:
+    shapes = (format(k, "014b").replace("0", "a").replace("1", ".") for k in range(10_000))
+    table = FirstMatch({f"q{shape}q": 1 for shape in shapes}, "rank_pattern")
+    begin = time.thread_time()
+    with pytest.raises(SoRAError, match="take too long to match with this many modules"):
+        [table.get(f"model.layers.{k}.q", 0) for k in range(100_000)]
+    assert time.thread_time() - begin < 4

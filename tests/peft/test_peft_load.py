@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -255,9 +257,9 @@ def test_half_precision_is_cast_to_float32_and_said(tmp_path: Path, stored: str)
         ({"alpha_pattern": {"key": "2"}}, "alpha_pattern: .*got `str`"),
         ({"alpha_pattern": {"(": 2}}, "is no regular expression"),
         ({"target_modules": "("}, "is no regular expression"),
-        ({"target_modules": r"(?=a)key"}, "look-around"),
+        ({"target_modules": r"(?=a)key"}, "cannot be matched in linear time"),
         ({"target_modules": r"(a)\1"}, "cannot be matched in linear time"),
-        ({"alpha_pattern": {"(?i)key": 2}}, "uses a flag"),
+        ({"alpha_pattern": {"(?i)key": 2}}, "is no regular expression: global flags"),
         ({"modules_to_save": "classifier"}, "modules_to_save: .*got `str`"),
     ],
 )
@@ -341,3 +343,44 @@ def test_head_file_that_is_not_ours_is_refused(
     save_file(arrays, tmp_path / "head.safetensors", metadata)
     with pytest.raises(SoRAError, match=rf"head\.safetensors.*{sentence}"):
         read_adapter(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"target_modules": ".*key", "layers_to_transform": [1]}, "beside a target_modules that is one expression"),
+        ({"layers_pattern": "layer"}, "layers_pattern stands without layers_to_transform"),
+        ({"use_dora": True}, "use_dora is set (a DoRA"),
+        ({"layer_replication": [[0, 2]]}, "layer_replication is set (layers of the base model are repeated)"),
+        # the first alternative matches without a number, so PEFT takes no layer at all
+        ({"layers_pattern": "layer|foo", "layers_to_transform": [1, 11]}, "PEFT would drop it"),
+    ],
+)
+def test_options_that_peft_refuses_or_that_no_plain_lora_has_are_named(
+    tmp_path: Path, options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(SoRAError, match=re.escape(sentence)):
+        read_adapter(write(tmp_path, **options))
+
+
+def test_a_flag_in_front_of_the_one_expression_is_read_as_peft_reads_it(tmp_path: Path) -> None:
+    assert scales(write(tmp_path, target_modules=r"(?i).*(KEY|OUTPUT\.dense)")) == [3.0, 3.0]
+
+
+def test_all_linear_leaves_out_embeddings_and_output_embeddings(tmp_path: Path) -> None:
+    embedding = {
+        "base_model.model.bert.embeddings.word_embeddings.lora_embedding_A": np.ones((2, 9), "f4"),
+        "base_model.model.bert.embeddings.word_embeddings.lora_embedding_B": np.ones((4, 2), "f4"),
+    }
+    output = {f"base_model.model.lm_head.lora_{m}.weight": np.ones((2, 2), "f4") for m in "AB"}
+    assert len(read_adapter(write(tmp_path, target_modules="all-linear")).loras) == 2
+    for more in (embedding, output):
+        with pytest.raises(SoRAError, match=r"which adapter_config\.json does not select"):
+            read_adapter(write(tmp_path, tensors() | more, target_modules="all-linear"))
+    assert len(read_adapter(write(tmp_path, tensors() | embedding, target_modules=".*")).loras) == 3
+
+
+def test_a_hundred_thousand_modules_to_save_take_no_minutes(tmp_path: Path) -> None:
+    begin = time.thread_time()
+    assert read_adapter(write(tmp_path, modules_to_save=[f"m{k}" for k in range(100_000)])).notes
+    assert time.thread_time() - begin < 5  # one expression for each took 25 s
