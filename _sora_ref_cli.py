@@ -32,6 +32,9 @@ def main() -> None:
         from sora_ref.run.main import main as run
 
         run(ready)
+    except ImportError as error:  # of NumPy, without which there is nothing: all others are met with in `run`
+        said = " ".join(str(error).split())[:300]
+        sys.exit(f"sora-ref: NumPy cannot be loaded ({said}): expected a sound installation of sora_ref")
     except KeyboardInterrupt as second:  # while the first was being said
         _end(getattr(second, "number", signal.SIGINT))
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
+LONGEST = 1000  # characters of a line of ours in which somebody else's words may stand
 _MOST = 80  # characters of a value that a sentence quotes
 NO_TEXT = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}  # controls, marks, what has no meaning yet, separators of lines
 
@@ -33,3 +34,9 @@ def brief(text: str, most: int = 3 * _MOST) -> str:
     """How a sentence takes in another's words, a library's say: printable, in one line, cut after `most` characters."""
     line = printable(" ".join(text[: 4 * most].split()))
     return line if len(line) <= most else f"{line[:most]}…"
+
+
+def one_line(text: str) -> str:
+    """One printable line of at most `LONGEST` characters: of more, the beginning and the end."""
+    line = printable(" ".join(text.split()))
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 301]}…{line[-300:]}"

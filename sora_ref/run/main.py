@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
+from sora_ref.errors import SoRAError, brief, one_line
+
 
 def main(ready: Callable[[], None] = lambda: None) -> None:
     """Run the command line and exit: 0 done, 1 bad input, 2 wrong usage, 130 interrupted, 70 a bug of ours.
@@ -19,12 +21,11 @@ def main(ready: Callable[[], None] = lambda: None) -> None:
     try:
         import click
 
-        from sora_ref.errors import SoRAError
         from sora_ref.run import terminal
         from sora_ref.run.cli import COMPLETE, cli
         from sora_ref.run.interrupt import Ended, Interrupted
     except ImportError as error:
-        _leave(1, _more_packages(error))
+        _leave(1, _not_loaded(error))
     try:
         ready()
         terminal.open_streams()
@@ -60,8 +61,8 @@ def main(ready: Callable[[], None] = lambda: None) -> None:
     except OverflowError as error:  # nothing of ours counts so far by itself
         _leave(1, f"a number is too large for this machine ({error}): expected smaller sizes in the configuration")
     except Exception as error:  # the last resort: a traceback is for us, not for a user
-        if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("sora_ref"):
-            _leave(1, _more_packages(error))
+        if isinstance(error, ImportError) and not str(error.name).startswith("sora_ref"):
+            _leave(1, _not_loaded(error))
         if isinstance(error, RuntimeError) and "start new thread" in str(error):
             _leave(1, "no more threads can be started: expected room for some (ulimit -u), or --set workers=1")
         if os.environ.get("SORA_REF_DEBUG"):
@@ -73,16 +74,16 @@ def main(ready: Callable[[], None] = lambda: None) -> None:
         terminal.close_streams()
 
 
-def _more_packages(error: ImportError) -> str:
+def _not_loaded(error: ImportError) -> str:
+    if not isinstance(error, ModuleNotFoundError):  # one that is there: of another version, or too large for the memory
+        return f"a library cannot be loaded ({brief(str(error))}): expected a sound installation, and memory for it"
     extra = "check" if sys.argv[1:2] == ["check"] else "run"
     return f"this command needs more packages ({error.name} is missing): pip install 'sora_ref[{extra}]'"
 
 
 def _leave(status: int, sentence: str) -> None:
-    from sora_ref.run.terminal import line_of
-
     with suppress(OSError):  # nobody listens
-        print(f"sora-ref: {line_of(sentence)}", file=sys.stderr)
+        print(f"sora-ref: {one_line(sentence)}", file=sys.stderr)
     sys.exit(status)
 
 

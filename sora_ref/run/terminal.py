@@ -12,10 +12,9 @@ from typing import Any, TextIO
 
 import click
 
-from sora_ref.errors import SoRAError, printable
+from sora_ref.errors import LONGEST, SoRAError, one_line, printable
 from sora_ref.storage.json_text import to_json
 
-MOST = 1000  # characters of a line of ours in which somebody else's words may stand
 _ESCAPED = "sora-ref"
 
 
@@ -60,18 +59,12 @@ def close_streams() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def line_of(text: str) -> str:
-    """One printable line of at most `MOST` characters: of more, the beginning and, for what was expected, the end."""
-    line = printable(" ".join(text.split()))
-    return line if len(line) <= MOST else f"{line[: MOST - 301]}…{line[-300:]}"
-
-
 def say(quiet: bool) -> Callable[[str], None]:
     """What tells of progress, line by line, on standard error; of warnings alone where it is to be quiet."""
 
     def tell(line: str) -> None:
         if not quiet or line.startswith("warning: "):
-            click.echo(line_of(line), err=True)
+            click.echo(one_line(line), err=True)
 
     return tell
 
@@ -86,4 +79,4 @@ def show_usage(error: click.ClickException, stream: TextIO) -> None:
     said = io.StringIO()
     error.show(said)
     for line in said.getvalue().splitlines():
-        stream.write((line_of(line) if len(line) > MOST else printable(line)) + "\n")
+        stream.write((one_line(line) if len(line) > LONGEST else printable(line)) + "\n")

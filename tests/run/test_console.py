@@ -84,6 +84,15 @@ def test_help_of_every_command_and_completion_work_where_no_extra_is_installed()
     assert "#compdef sora-ref" in done.stdout
 
 
+@pytest.mark.parametrize("name", ["numpy", "click", "array_api_compat"])
+def test_a_package_that_is_missing_is_one_line(name: str) -> None:
+    done = start("--help", first=f"sys.modules[{name!r}] = None")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.startswith(b"sora-ref: ")
+    assert done.stderr.count(b"\n") == 1
+    assert name.encode() in done.stderr
+
+
 def test_help_loads_numpy_and_click_alone() -> None:
     first = "import atexit; atexit.register(lambda: print(*sorted({n.split('.')[0] for n in sys.modules} & heavy)))"
     done = start("--help", first=f"heavy = {set(EXTRAS)!r}; {first}")

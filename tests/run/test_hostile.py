@@ -14,9 +14,9 @@ import pytest
 from safetensors.numpy import save_file
 from tiny_run import SPLITS, copy_run, flags, make_config, make_keys, make_rows, run_once, write_jsonl
 
+from sora_ref.errors import LONGEST
 from sora_ref.run import main as main_module
 from sora_ref.run.checkpoint import checkpoints
-from sora_ref.run.terminal import MOST
 from sora_ref.run.training import train
 from sora_ref.storage.files import read_tensors, tensor_bytes
 
@@ -70,7 +70,7 @@ def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
         assert status in (0, 1, 2), err
         for text in (out, err):
             assert {unicodedata.category(c) for c in text if c != "\n"} & {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"} == set()
-            assert all(len(line) <= MOST + len("sora-ref: ") + 2 for line in text.split("\n"))
+            assert all(len(line) <= LONGEST + len("sora-ref: ") + 2 for line in text.split("\n"))
         assert (status != 1) or (out, err.count("\n")) == ("", 1)
         return status, out
 

@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sora_ref.errors import printable
-from sora_ref.run.terminal import line_of
+from sora_ref.errors import one_line, printable
 
 LONGEST = 1000  # characters of a sentence
 SECONDS = 5.0  # of the processor's time, that a reader may take for a file
@@ -45,8 +44,8 @@ def fault_of_sentence(sentence: str) -> str:
     if length == 0:
         return "an empty sentence"
     if length > LONGEST:
-        return f"a sentence of {length} characters: {line_of(sentence)[:160]}…"
-    if printable(line_of(sentence)) != line_of(sentence):
+        return f"a sentence of {length} characters: {one_line(sentence)[:160]}…"
+    if printable(one_line(sentence)) != one_line(sentence):
         return f"characters that are no text in a sentence: {sentence[:200]!a}"
     return ""
 
