@@ -6,7 +6,9 @@ other readers take tokenizer.json as it stands.  Where the two differ the folder
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -71,10 +73,28 @@ def _make(files: TokenizerFiles) -> Tokenizer:
     return tokenizer
 
 
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """No text on file descriptor 2 meanwhile: Rust's panics print pages there, a page for every text of a batch."""
+    try:
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # there is no standard error
+        yield
+        return
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def _guarded(path: Path | str, work: Callable[[], Made]) -> Made:
     """What `work` returns; what the library raises, its panics included, as one sentence."""
     try:
-        return work()
+        with _hushed():
+            return work()
     except SoRAError:
         raise
     except BaseException as error:

@@ -103,6 +103,20 @@ def test_a_panic_of_the_library_is_a_sentence(folder: Path, monkeypatch: pytest.
         encode_texts(Panics(), ["a"])  # type: ignore[arg-type]
 
 
+def test_a_real_panic_is_a_sentence_and_nothing_else(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    change(folder, lambda d: d.update(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}))
+    refused(folder, r"not a tokeniser \(Precompiled: .*\): expected a tokenizer.json")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "token_type_ids"]})
+    )
+    change(folder, lambda d: d.update(normalizer=None, pre_tokenizer={"type": "FixedLength", "length": 0}))
+    tokenizer = load_tokenizer(folder, 9)
+    with pytest.raises(SoRAError, match=r"not a tokeniser \(chunk size must be non-zero\)"):
+        encode_texts(tokenizer, ["a film"] * 99)
+    os.write(2, b"heard")
+    assert capfd.readouterr().err == "heard"
+
+
 def test_an_interrupt_stays_one() -> None:
     class Interrupted:
         def encode_batch(self, texts: object) -> None:
