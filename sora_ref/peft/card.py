@@ -118,9 +118,10 @@ from pathlib import Path
 from peft import PeftConfig, PeftModel
 from transformers import AutoModelForSequenceClassification
 
-base = PeftConfig.from_pretrained(".").base_model_name_or_path  # "." is this folder
+config = PeftConfig.from_pretrained(".")  # "." is this folder
+base, which = config.base_model_name_or_path, config.revision or "main"
 outputs = len(json.loads(Path("{LABELS_FILE}").read_text(encoding="utf-8"))["id2label"])
-model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=outputs)
+model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=outputs, revision=which)
 model = PeftModel.from_pretrained(model, ".").eval()
 ```
 """

@@ -73,6 +73,7 @@ def export_adapter(
     head: Head,
     layout: Layout,
     base_model: str,
+    revision: str | None = None,
     local_base: bool = False,
     without_head: bool = False,
     dtype: str | None = None,
@@ -89,8 +90,8 @@ def export_adapter(
                 and LayerNorms where trained, weight and bias together.
     head:       `cls` (BertForSequenceClassification) or `mean` (bare BertModel, plus head.safetensors).
     layout:     see `peft.layouts`.
-    base_model: the base model's name or path, as the reader's machine knows it.  local_base: it is the name of a
-                folder here, which the README says.
+    base_model: the base model's name or path, as the reader's machine knows it; revision: its commit on the hub.
+    local_base: it is the name of a folder here, which the README says.
     without_head: the adapter holds LoRA matrices alone, of the bare encoder; the head stands beside it.
     dtype:      float32, float64, float16 or bfloat16, of A and B; the adapters' own by default.
     labels:     names of the outputs, in order; none for transformers' LABEL_0 …, or for regression.
@@ -113,7 +114,9 @@ def export_adapter(
     beside = _beside(tensors, head, without_head)
     inside = {name: tensor for name, tensor in tensors.items() if name not in beside}
     modules_to_save = tuple(dict.fromkeys(_module(name) for name in inside))
-    config = peft_format.lora_config(loras, modules_to_save, task=task, layout=layout, base_model=base_model)
+    config = peft_format.lora_config(
+        loras, modules_to_save, task=task, layout=layout, base_model=base_model, revision=revision
+    )
     about = labels_of(tensors["classifier.weight"].shape[0], labels, max_length)
     stored_as = dtype or str(next(iter(loras.values())).A.dtype)
     text = adapter_card(

@@ -64,7 +64,13 @@ def lora_key(full: str, matrix: str) -> str:
 
 
 def lora_config(
-    loras: Mapping[str, LoRA], saved: Collection[str], *, task: Task, layout: Layout, base_model: str
+    loras: Mapping[str, LoRA],
+    saved: Collection[str],
+    *,
+    task: Task,
+    layout: Layout,
+    base_model: str,
+    revision: str | None = None,
 ) -> dict[str, Any]:
     r"""The contents of `adapter_config.json`.
 
@@ -91,6 +97,7 @@ def lora_config(
         "peft_type": "LORA",
         "task_type": task_type,
         "base_model_name_or_path": base_model,
+        "revision": revision,
         "inference_mode": True,
         "bias": "none",
         "use_rslora": False,

@@ -9,7 +9,9 @@ from sora_ref.peft.format import HEAD_FILE, LABELS_FILE
 
 _PEFT = """\
     def __init__(self, base=None):
-        self.base = base or PeftConfig.from_pretrained(FOLDER).base_model_name_or_path
+        config = PeftConfig.from_pretrained(FOLDER)
+        self.base = base or config.base_model_name_or_path
+        self.which = {"revision": config.revision} if config.revision and not base else {}
 """
 
 _BESIDE = f"""\
@@ -46,7 +48,7 @@ _LABELS = f'LABELS = json.loads((FOLDER / "{LABELS_FILE}").read_text(encoding="u
 _PREDICT = '''
     @cached_property
     def tokenizer(self):
-        return AutoTokenizer.from_pretrained(self.base)
+        return AutoTokenizer.from_pretrained(self.base, **self.which)
 
     def predict(self, texts, pairs=None):
         """Texts, with their second sentences where the task has pairs -> names of classes, or values (regression)."""
@@ -95,7 +97,8 @@ from peft import PeftConfig, PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer""",
     _PEFT
     + """\
-        model = AutoModelForSequenceClassification.from_pretrained(self.base, num_labels=len(LABELS["id2label"]))
+        outputs = len(LABELS["id2label"])
+        model = AutoModelForSequenceClassification.from_pretrained(self.base, num_labels=outputs, **self.which)
         self.model = PeftModel.from_pretrained(model, FOLDER).eval()
 """
     + _INSIDE,
@@ -114,7 +117,8 @@ from torch.nn.functional import linear
 from transformers import AutoModel, AutoTokenizer""",
     _PEFT
     + """\
-        self.model = PeftModel.from_pretrained(AutoModel.from_pretrained(self.base), FOLDER).eval()
+        encoder = AutoModel.from_pretrained(self.base, **self.which)
+        self.model = PeftModel.from_pretrained(encoder, FOLDER).eval()
 """
     + _BESIDE,
 )
@@ -131,7 +135,7 @@ from torch.nn.functional import linear
 from transformers import AutoModel, AutoTokenizer""",
     """\
     def __init__(self):
-        self.base = FOLDER
+        self.base, self.which = FOLDER, {}
         self.model = AutoModel.from_pretrained(FOLDER).eval()
 """
     + _BESIDE,

@@ -49,6 +49,12 @@ def hub_name(setup: Setup) -> str | None:
     return ARTEFACTS[path].hub if path in ARTEFACTS else repository(path)
 
 
+def hub_commit(setup: Setup) -> str | None:
+    """The commit of a base model that was taken from the hub by name, as the run recorded it."""
+    path = setup.config.model.path
+    return path.partition("@")[2] or None if path not in ARTEFACTS and repository(path) else None
+
+
 def merged_config(setup: Setup, dtype: str) -> dict[str, Any]:
     """config.json of the merged model: the base's, with the classes of a `cls` head.
 

@@ -16,9 +16,12 @@ import pytest
 from tiny_run import base_keys, make_config, run_once, write_model, write_task
 
 from sora_ref.errors import SoRAError
+from sora_ref.peft import read_adapter
 from sora_ref.run.config import load_config
 from sora_ref.run.hub import FILES, hub_folder, pinned, repository
 from sora_ref.run.setup import model_folder, with_pinned_model
+from sora_ref.run.ship import write_merged, write_peft
+from sora_ref.run.trained import load_trained
 
 FIRST, SECOND = "1" * 40, "2" * 40
 NAME = "someone/tiny"
@@ -138,6 +141,23 @@ def test_a_run_remembers_the_commit_that_a_name_meant(hub: Hub, tmp_path: Path) 
     assert with_pinned_model(config) == config
     assert hub.asked == []
     assert model_folder(config.model.path).name == FIRST
+
+
+def test_what_leaves_a_run_calls_its_base_by_name_and_commit(hub: Hub, tmp_path: Path) -> None:
+    """And merging takes the tokenizer out of the cache, whose snapshots are links."""
+    run_once(tmp_path / "run", base_keys(Path(NAME), write_task(tmp_path / "task")), train__epochs=1)
+    loaded = load_trained(tmp_path / "run")
+    assert (loaded.setup.folder / "tokenizer.json").is_symlink()
+    report = write_peft(loaded, tmp_path / "peft", "compact")
+    config = read_adapter(tmp_path / "peft").config
+    assert (config["base_model_name_or_path"], config["revision"]) == (NAME, FIRST)
+    assert (report.base_model, report.local_base) == (NAME, False)
+    write_peft(loaded, tmp_path / "told", "compact", "me/else")
+    assert read_adapter(tmp_path / "told").config["revision"] is None
+    write_merged(loaded, tmp_path / "merged")
+    for name in ("peft", "merged"):
+        assert f'base_model: "{NAME}"\n' in (tmp_path / name / "README.md").read_text()
+    assert not any(path.is_symlink() for path in (tmp_path / "merged").iterdir())
 
 
 @pytest.mark.parametrize("name", ["nobody/tiny", "nobody", f"{NAME}@nowhere"])
