@@ -185,7 +185,8 @@ def prune(run: Path, out: Path, stage: int | None, as_json: bool, quiet: bool) -
     loaded = _load(run, stage, None, None, quiet)
     ranks = write_pruned(loaded, out)
     before = sum(adapter.rank for adapter in loaded.setup.adapters(loaded.params).values())
-    _show({"out": str(out), "ranks": ranks}, [f"{out}: {sum(ranks.values())} of {before} components kept"], as_json)
+    lines = [f"{out}: {sum(ranks.values())} of {before} components kept"]
+    _show({"out": str(out), "ranks": ranks} | _progress(loaded), lines, as_json)
 
 
 @cli.command()
@@ -204,7 +205,8 @@ def merge(
     loaded = _load(run, stage, None, None, quiet)
     bounds = write_merged(loaded, out, dtype=dtype, licence=licence)
     lines = [f"{out}: {len(bounds)} modules merged", *_rounding_lines(bounds, dtype, "a merged weight")]
-    _show({"out": str(out), "modules": len(bounds), "rounding": bounds}, lines, as_json)
+    facts = {"out": str(out), "modules": len(bounds), "rounding": bounds}
+    _show(facts | _progress(loaded), lines, as_json)
 
 
 @cli.command()
@@ -267,7 +269,12 @@ def export(
         "rounding": dict(report.rounding),
         "compared": same._asdict(),
     }
-    _show(facts, lines, as_json)
+    _show(facts | _progress(loaded), lines, as_json)
+
+
+def _progress(loaded: Any) -> dict[str, Any]:
+    """How far a run has come that is not finished, as its loading has said already on standard error."""
+    return {} if loaded.unfinished is None else {"unfinished": loaded.unfinished}
 
 
 def _rounding_lines(bounds: Mapping[str, float], dtype: str | None, what: str) -> list[str]:

@@ -237,3 +237,14 @@ def test_merge_says_what_rounding_may_do(runs: dict[str, Path], tmp_path: Path) 
     assert "rounding to float16 moves no entry of a merged weight by more than " in out
     shutil.rmtree(tmp_path / "a")
     assert "rounding to" not in invoke("merge", runs["mean"], "--out", tmp_path / "a", "--quiet")
+
+
+@pytest.mark.parametrize("command", ["prune", "merge", "export"])
+def test_what_leaves_an_unfinished_run_says_at_which_step(runs: dict[str, Path], tmp_path: Path, command: str) -> None:
+    run = copy_run(runs["mean"], tmp_path / "run")
+    assert "unfinished" not in json.loads(invoke(command, run, "--out", tmp_path / "whole", "--json"))
+    (run / "summary.json").unlink()
+    facts = json.loads(invoke(command, run, "--out", tmp_path / "out", "--json", "--quiet"))
+    assert facts["unfinished"] == {"step": 5, "of": 5}
+    done = CliRunner().invoke(cli, [command, str(run), "--out", str(tmp_path / "again")])
+    assert "the run is not finished: this is step 5 of 5" in done.stderr
