@@ -27,6 +27,7 @@ def train(
     *,
     config: str | Path | None = None,
     resume: bool | Literal["if-any"] = False,
+    accept_changed_data: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Train into the run directory `out` and return the summary, as `sora-ref train` does.
@@ -35,6 +36,7 @@ def train(
             docs/examples/run.toml has them all.
     resume: True goes on with the run in `out`, under its own configuration where neither keys nor config is given;
             "if-any" begins one where there is none.
+    accept_changed_data: go on although tables or files of the model are other ones now, and record that in the run.
     quiet:  no progress on standard error.
 
     Raises SoRAError for bad input, and `sora_ref.run.interrupt.Interrupted` when Ctrl-C (the stop button of a notebook)
@@ -43,7 +45,7 @@ def train(
     """
     from sora_ref.run.notebook import train as run
 
-    return run(Path(out), keys, None if config is None else Path(config), resume, quiet)
+    return run(Path(out), keys, None if config is None else Path(config), resume, accept_changed_data, quiet)
 
 
 def load(run: str | Path, *, stage: int | None = None) -> Model:

@@ -41,7 +41,7 @@ class Model:
 
 
 def train(
-    out: Path, keys: Mapping[str, Any], config: Path | None, resume: bool | Literal["if-any"], quiet: bool
+    out: Path, keys: Mapping[str, Any], config: Path | None, resume: bool | Literal["if-any"], accept: bool, quiet: bool
 ) -> dict[str, Any]:
     """Train as `sora_ref.run.train` says."""
     if resume is True and config is None and not keys and (out / "config.toml").is_file():
@@ -51,7 +51,9 @@ def train(
         if not quiet:
             print(line, file=sys.stderr)
 
-    return training.train(load_config(config, keys), out, resume=resume, quiet=quiet, say=say)
+    return training.train(
+        load_config(config, keys), out, resume=resume, accept_changed_data=accept, quiet=quiet, say=say
+    )
 
 
 def load(run: Path, stage: int | None) -> Model:

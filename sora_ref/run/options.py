@@ -51,7 +51,12 @@ def task_table(function: F) -> F:
         click.option("--pair", metavar="COLUMN", help="Their column of second texts."),
         click.option("--label", metavar="COLUMN", help="Their column of labels."),
         click.option("--id", metavar="COLUMN", help="Their column of names; FILE:LINE without one."),
-        click.option("--kind", type=click.Choice(["classification", "regression"]), help="What the labels are."),
+        click.option(
+            "--kind",
+            type=click.Choice(["classification", "regression"]),
+            show_default="classification",
+            help="What the labels are.",
+        ),
         click.option("--skip-bad-rows", is_flag=True, default=None, help="Pass over rows with a fault, and say so."),
     ]
     return _all(options, function)
