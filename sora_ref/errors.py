@@ -12,8 +12,12 @@ NO_TEXT = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}  # controls, marks, what ha
 class SoRAError(ValueError):
     """Bad input, said in one sentence: what it is, where it is, what was expected.
 
-    The command line prints the sentence and exits with status 1; nothing else is ever shown to a user.
+    The command line prints the sentence and exits with status 1; nothing else is ever shown to a user.  Whatever it was
+    made of, the sentence is printable.
     """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(printable(sentence))
 
 
 def printable(text: str) -> str:

@@ -7,7 +7,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sora_ref.errors import LONGEST, brief, one_line, printable, shown
+from sora_ref.errors import LONGEST, SoRAError, brief, one_line, printable, shown
 
 
 @given(st.text())
@@ -55,3 +55,9 @@ def test_a_value_whose_repr_fails_is_quoted_by_its_type() -> None:
     assert shown(nested) == "a value of type list"
     while nested:  # let it go level by level
         nested = nested[0]  # type: ignore[assignment]
+
+
+@given(st.text())
+def test_a_sentence_is_printable_whatever_it_was_made_of(text: str) -> None:
+    sentence = str(SoRAError(f"{text}: no such file: expected one"))
+    assert sentence == printable(sentence) == printable(f"{text}: no such file: expected one")
