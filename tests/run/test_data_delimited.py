@@ -248,7 +248,8 @@ def test_unknown_task_is_answered_with_the_nearest_name_and_the_list() -> None:
 
 
 def test_a_csv_field_may_be_as_long_as_the_file_and_the_modules_limit_stays(write: Write) -> None:
-    long, limit = "a b, " * 28_000, csv.field_size_limit()
+    long, limit = "a b, " * 40_000, csv.field_size_limit()
+    assert limit < len(long)
     assert read_table(write("t.csv", f'text\n"{long}"\nshort\n'), text="text")[0][0].text == long
     assert csv.field_size_limit() == limit
     with pytest.raises(SoRAError, match="line 2: malformed CSV"):

@@ -19,7 +19,6 @@ from sora_ref.run.data import Example
 from sora_ref.run.given import of_pairs
 from sora_ref.run.predict import predict_records, predict_stream
 from sora_ref.run.trained import Loaded, load_trained
-from sora_ref.storage.stream import new_text
 
 Keys = dict[str, Any]
 
@@ -211,16 +210,6 @@ def test_predictions_that_stop_half_way_leave_no_file(
     out = tmp_path / "new" / "out.jsonl"
     assert "line 6: the column 'text' is blank" in refused("predict", run, "--input", path, "--out", out)
     assert list((tmp_path / "new").iterdir()) == []
-
-
-def test_a_full_disk_is_one_sentence_with_the_name_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Path.open
-    monkeypatch.setattr(Path, "open", lambda self, mode, **given: real(Path("/dev/full"), "w", **given))
-    with (
-        pytest.raises(SoRAError, match=r"out.jsonl: cannot be written \(No space left on device\): expected"),
-        new_text(Path("out.jsonl")) as write,
-    ):
-        write("x" * 100_000)
 
 
 @pytest.mark.parametrize("rows", [1, 5, 7, 100])
