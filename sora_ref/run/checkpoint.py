@@ -19,12 +19,11 @@ from sora_ref.errors import SoRAError, printable, shown
 from sora_ref.run import layout
 from sora_ref.run.setup import Labels, Setup
 from sora_ref.run.transfer import fetch
-from sora_ref.storage.documents import convert
+from sora_ref.storage.documents import Whole, convert
 from sora_ref.storage.files import read_tensors, tensor_bytes, write_bytes
 
 FORMAT = 1
 _EXPECTED = "a checkpoint of sora-ref"
-_Whole = Annotated[int, Meta(ge=0, le=2**53)]
 _NonNegative = Annotated[float, Meta(ge=0)]
 _NAME = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,})\.safetensors")
 
@@ -39,23 +38,23 @@ class Position:
     best_score, best_step: of the best evaluation, None before there is one;  evaluations_since: those that followed it.
     """
 
-    step: _Whole = 0
-    stage: _Whole = 0
-    stage_step: _Whole = 0
+    step: Whole = 0
+    stage: Whole = 0
+    stage_step: Whole = 0
     loss_sum: float = 0.0
-    loss_steps: _Whole = 0
+    loss_steps: Whole = 0
     seconds: _NonNegative = 0.0
     threshold_sum: _NonNegative = 0.0
-    planned: _Whole = 0
+    planned: Whole = 0
     best_score: float | None = None
-    best_step: _Whole = 0
-    evaluations_since: _Whole = 0
+    best_step: Whole = 0
+    evaluations_since: Whole = 0
 
 
 class Facts(Struct, frozen=True, kw_only=True):
     """What a checkpoint says in words beside its tensors; see `Trained`."""
 
-    t: _Whole
+    t: Whole
     position: Position
     scales: dict[str, float]
     labels: Labels

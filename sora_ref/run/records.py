@@ -4,45 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from sora_ref.checks import require
 from sora_ref.errors import printable
-from sora_ref.storage.documents import json_lines, line_of
+from sora_ref.storage.documents import Whole, json_lines, line_of
 from sora_ref.storage.files import keep_lines
-
-_Whole = Annotated[int, Meta(ge=0)]
 
 
 class TrainRecord(Struct, frozen=True, tag_field="kind", tag="train"):
     """A log of training: the mean loss since the last one, the rates and the clipped norm of its last step."""
 
-    step: _Whole
-    stage: _Whole
+    step: Whole
+    stage: Whole
     loss: float
     lr: float
     gate_lr: float
     strength: float
     norm: float | None
-    gates_at_zero: _Whole
-    gates: _Whole
+    gates_at_zero: Whole
+    gates: Whole
 
 
 class ValidationRecord(Struct, frozen=True, tag_field="kind", tag="validation"):
     """The scores of a validation split stand beside these, each under its metric's name."""
 
-    step: _Whole
-    stage: _Whole
+    step: Whole
+    stage: Whole
     split: str
 
 
 class Measured(Struct, frozen=True):
     """A stage's `Performance`; None is a score that is undefined."""
 
-    nonzero: _Whole
+    nonzero: Whole
     memorization: float | None
     generalization: float | None
 
@@ -50,8 +48,8 @@ class Measured(Struct, frozen=True):
 class StageRecord(Struct, frozen=True, tag_field="kind", tag="stage"):
     """The end of a stage of the sparsifying scheduler."""
 
-    step: _Whole
-    stage: _Whole
+    step: Whole
+    stage: Whole
     strength: float
     performance: Measured
     memorization_percent: float | None
@@ -61,7 +59,7 @@ class StageRecord(Struct, frozen=True, tag_field="kind", tag="stage"):
 class GateRecord(Struct, frozen=True):
     """Every gate's value, by module."""
 
-    step: _Whole
+    step: Whole
     gates: dict[str, list[float]]
 
 

@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -20,6 +20,8 @@ from sora_ref.storage.regular import open_regular, read_regular
 
 T = TypeVar("T")
 
+Whole = Annotated[int, msgspec.Meta(ge=0, le=2**53)]  # beyond that JSON's readers differ
+
 # A key with a hundred parts.  tomllib's time grows with the square of the parts, and no configuration has ten.
 _ENDLESS_KEY = re.compile(r"""(?<![\w"'-])(?:[\w"'-]+[ \t]*\.[ \t]*){100}""")
 
@@ -27,7 +29,7 @@ _ENDLESS_KEY = re.compile(r"""(?<![\w"'-])(?:[\w"'-]+[ \t]*\.[ \t]*){100}""")
 class Stepped(msgspec.Struct):
     """A record of a log: what it says more is not looked at."""
 
-    step: int
+    step: Whole
 
 
 def decode_json(data: bytes | str, kind: type[T], where: str, expected: str) -> T:

@@ -13,7 +13,7 @@ import msgspec
 
 from sora_ref.checks import require
 from sora_ref.errors import printable, shown
-from sora_ref.storage.documents import read_json
+from sora_ref.storage.documents import Whole, read_json
 from sora_ref.storage.files import file_digest, write_json
 from sora_ref.storage.regular import require_regular
 
@@ -37,7 +37,7 @@ class Change(msgspec.Struct, frozen=True):
 class Acceptance(msgspec.Struct, frozen=True):
     """From `step` on, a run was told to go on with these files as they are now."""
 
-    step: int
+    step: Whole
     files: dict[str, Change]
 
 

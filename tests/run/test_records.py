@@ -41,7 +41,7 @@ def write(path: Path, *records: Any) -> Path:
     "line",
     [
         "", "[]", "3", "{", "[" * 5000, '"\\ud800"', {}, TRAIN | {"step": "2"}, TRAIN | {"step": None},
-        TRAIN | {"step": -1},
+        TRAIN | {"step": -1}, TRAIN | {"step": 10**900}, STAGE | {"stage": 10**900},
         TRAIN | {"kind": "\x1b[2J"}, TRAIN | {"kind": 3}, TRAIN | {"loss": None}, {"step": 2, "kind": "train"},
         STAGE | {"performance": None}, STAGE | {"performance": {"nonzero": 3}}, STAGE | {"stage": 1.5},
         STAGE | {"strength": "0"}, VALIDATION | {"split": None},
@@ -53,6 +53,7 @@ def test_a_damaged_line_of_metrics_is_refused_by_its_number(tmp_path: Path, line
         with pytest.raises(SoRAError, match=r"metrics\.jsonl, line 3: .*: expected ") as refused:
             act()
         assert str(refused.value).isprintable()
+        assert len(str(refused.value)) < 600
     assert path.read_text().count("\n") == 4, "and stays as it is"
 
 

@@ -64,7 +64,7 @@ class Ended:
             return ""
         if "\n" in said or not said.startswith("sora-ref: "):
             return f"exit {self.code} without one line that begins with sora-ref: {said[-300:]}"
-        return fault_of_sentence(said)
+        return fault_of_sentence(said.removeprefix("sora-ref: "))
 
 
 class Child:

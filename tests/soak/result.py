@@ -6,9 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sora_ref.errors import one_line, printable
+from sora_ref.errors import LONGEST, one_line, printable
 
-LONGEST = 1000  # characters of a sentence
 SECONDS = 5.0  # of the processor's time, that a reader may take for a file
 BYTES = 2**30  # of memory, that it may take beside what the process had
 
