@@ -21,6 +21,8 @@ FILE = "tokenizer.json"
 BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 MOST = 2**27  # bytes of a tokenizer.json: four times those of the largest in use
 
+REWRITE = "python -c \"from transformers import AutoTokenizer as A; A.from_pretrained('.').save_pretrained('.')\""
+
 _EXPECTED = "a Hugging Face tokeniser"
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _EXTRA = ("additional_special_tokens", "extra_special_tokens")
@@ -129,8 +131,8 @@ def read_files(folder: Path) -> TokenizerFiles:
     path = folder / FILE
     if not path.exists() and (folder / "vocab.txt").exists():
         raise SoRAError(
-            f"{path}: no such file, only vocab.txt: expected both; transformers makes it of the other: "
-            f"AutoTokenizer.from_pretrained(F).save_pretrained(F) for this folder F"
+            f"{path}: no such file, only vocab.txt: expected both; transformers makes one of the other, in that "
+            f"folder: {REWRITE}"
         )
     data = read_regular(path, "the model's tokeniser")
     require_no_pointer(path, data)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sora_ref.checks import require
 from sora_ref.errors import shown
-from sora_ref.run.token_settings import Token, TokenizerFiles
+from sora_ref.run.token_settings import REWRITE, Token, TokenizerFiles
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -22,7 +22,14 @@ _BERTS = {  # the names that a BertTokenizer has without being told
 }
 _PARTS = ("cls_token", "sep_token", "unk_token")  # without these there is no BERT
 _Around = list[tuple[int | str | None, int]]  # ids, or texts by their letters, each with its type id
-_REMEDY = "AutoTokenizer.from_pretrained(F).save_pretrained(F) of transformers makes them agree, F being the folder"
+_SETTINGS = {  # what makes a part, where it is not the same for every BERT
+    "model.unk_token": "unk_token",
+    "normalizer.lowercase": "do_lower_case",
+    "normalizer.strip_accents": "strip_accents",
+    "normalizer.handle_chinese_chars": "tokenize_chinese_chars",
+    "post_processor.single": "cls_token and sep_token",
+    "post_processor.pair": "cls_token and sep_token",
+}
 
 
 def build(files: TokenizerFiles) -> Tokenizer:
@@ -89,8 +96,8 @@ def _require_agreement(files: TokenizerFiles, written: Mapping[str, Any], built:
         found = written.get(part)
         require(
             found == expected,
-            f"{files.path}: {part} is {shown(found)}: expected {shown(expected)}, as transformers makes it of the "
-            f"files beside it; {_REMEDY}",
+            f"{files.path}: {part} is {shown(found)}: expected {shown(expected)}, which transformers makes of it by "
+            f"{_SETTINGS.get(part, 'its class')} of tokenizer_config.json; to let that hold, in that folder: {REWRITE}",
         )
 
 

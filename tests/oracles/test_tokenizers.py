@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -233,7 +235,10 @@ FOLLOWED: dict[str, Change] = {
     "never_split": config(never_split=["new"], do_basic_tokenize=False),
 }
 REFUSED: dict[str, tuple[Change, str]] = {
-    "do_lower_case": (config(do_lower_case=False), "normalizer.lowercase is True: expected False"),
+    "do_lower_case": (
+        config(do_lower_case=False),
+        "normalizer.lowercase is True: expected False, .* by do_lower_case of tokenizer_config.json",
+    ),
     "lowercase": (normalizer(lowercase=False), "normalizer.lowercase is False: expected True"),
     "strip_accents": (config(strip_accents=False), "normalizer.strip_accents is True: expected False"),
     "strip_accents null, cased": (
@@ -344,5 +349,26 @@ def test_a_folder_that_means_two_things_is_refused_by_name(made: Path, tmp_path:
 @pytest.mark.parametrize("name", ["do_lower_case", "normalizer null", "post_processor null"])
 def test_what_the_sentence_advises_mends_the_folder(made: Path, tmp_path: Path, name: str) -> None:
     folder = changed(made, tmp_path / "model", REFUSED[name][0])
-    theirs(folder).save_pretrained(folder)
+    with pytest.raises(SoRAError) as caught:
+        load_tokenizer(folder, 16)
+    obey(str(caught.value), folder)
     assert_same(folder)
+
+
+@pytest.mark.parametrize("words", [["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "good", "film", "##s"]])
+def test_what_the_sentence_advises_makes_a_tokeniser_of_a_vocabulary(
+    made: Path, tmp_path: Path, words: list[str]
+) -> None:
+    folder = changed(made, tmp_path / "model", forget("tokenizer"))
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    with pytest.raises(SoRAError, match=r"only vocab\.txt") as caught:
+        load_tokenizer(folder, 16)
+    obey(str(caught.value), folder)
+    assert_same(folder)
+    assert load_tokenizer(folder, 16).encode("good films").ids == [2, 6, 7, 8, 3]
+
+
+def obey(sentence: str, folder: Path) -> None:
+    """Do what a sentence says."""
+    code = sentence.partition('python -c "')[2].removesuffix('"')
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
