@@ -64,15 +64,15 @@ def link_clauses(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         if isinstance(text.parent, nodes.strong):
             text.parent["ids"] += [clause.lower() for clause in CLAUSE.findall(text.astext()) if docname == "spec"]
         elif not isinstance(text.parent, nodes.literal | nodes.literal_block | nodes.reference | nodes.title):
-            text.parent.replace(text, list(linked(text.astext())))
+            text.parent.replace(text, list(linked(text.astext(), app.builder.get_relative_uri(docname, "spec"))))
 
 
-def linked(text: str) -> Iterator[nodes.Node]:
-    """The text in pieces, each clause's id a reference."""
+def linked(text: str, spec: str) -> Iterator[nodes.Node]:
+    """The text in pieces, each clause's id a reference into the page `spec`."""
     end = 0
     for found in CLAUSE.finditer(text):
         yield nodes.Text(text[end : found.start()])
-        yield nodes.reference("", found[0], refuri=f"spec.html#{found[0].lower()}", classes=["clause"])
+        yield nodes.reference("", found[0], refuri=f"{spec}#{found[0].lower()}", classes=["clause"])
         end = found.end()
     yield nodes.Text(text[end:])
 
