@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sora_ref.errors import SoRAError, shown
 from sora_ref.models.bert import LINEAR_KINDS
 from sora_ref.storage.files import write_bytes
 
@@ -80,10 +81,14 @@ def draw_gates(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _place(module: str) -> tuple[int, str]:
-    """Layer and kind of a module by its name."""
-    found = re.fullmatch(r"encoder\.layer\.(\d+)\.(.+)", module)
-    assert found is not None, module
-    return int(found[1]), next(kind for kind, suffix in LINEAR_KINDS.items() if suffix == found[2])
+    """Layer and kind of a module by its name; SoRAError for a name that no adapted module of a BERT can have."""
+    found = re.fullmatch(r"encoder\.layer\.([0-9]{1,4})\.(.+)", module)
+    kind = next((kind for kind, suffix in LINEAR_KINDS.items() if found is not None and suffix == found[2]), None)
+    if found is None or kind is None:
+        raise SoRAError(
+            f"a module {shown(module)}: expected encoder.layer.N. and one of {', '.join(LINEAR_KINDS.values())}"
+        )
+    return int(found[1]), kind
 
 
 def _figure(width: float, height: float) -> Figure:

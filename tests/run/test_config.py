@@ -9,6 +9,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import click
+import msgspec
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -31,7 +33,7 @@ from sora_ref.run.config import (
     load_config,
 )
 from sora_ref.run.demo import demo_config
-from sora_ref.run.keys import known_keys, parse_override
+from sora_ref.run.keys import flat, known_keys, parse_override
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 
@@ -185,10 +187,9 @@ def test_flags_override_the_file_and_set_overrides_flags(tmp_path: Path, monkeyp
 def test_every_flag_of_train_sets_a_key_of_the_configuration() -> None:
     known = {name for command in (cli.train,) for name in (parameter.name for parameter in command.params)}
     assert set(cli._KEYS) == known - {"config", "out", "resume", "accept_changed_data", "sets", "as_json", "quiet"}
+    keys = known_keys(Config)
     for key in cli._KEYS.values():
-        section: Any = Config()
-        for part in key.split("."):
-            section = getattr(section, part)
+        assert any(key == one or key.startswith(f"{one}.") for one in keys), key
 
 
 @pytest.mark.parametrize(
@@ -405,12 +406,17 @@ def test_key_set_twice_is_refused_and_set_goes_over_a_flag(tmp_path: Path) -> No
 
 
 def test_flags_say_the_defaults_of_their_keys() -> None:
-    said = {parameter.name: parameter.show_default for parameter in cli.train.params if parameter.name in cli._KEYS}
+    parameters = {parameter.name: parameter for parameter in cli.train.params}
+    defaults = {
+        key: value
+        for key, value in flat(msgspec.to_builtins(load_config(None, {}))).items()
+        if value not in (None, [], ())
+    }
     for flag, key in cli._KEYS.items():
-        value: Any = load_config(None, {})
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else getattr(value, part)
-        assert said[flag] == (None if value in (None, ()) or value is False else str(value)), flag
+        option = parameters[flag]
+        assert isinstance(option, click.Option)
+        said = option.show_default or None
+        assert option.is_flag or said == (str(defaults[key]) if key in defaults else None), flag
 
 
 def test_file_that_is_missing_or_no_toml_is_refused_by_name(tmp_path: Path) -> None:

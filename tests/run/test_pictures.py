@@ -12,6 +12,7 @@ from matplotlib import rc_context, rcParams
 from matplotlib.image import imread
 from tiny_run import BERT, make_config, make_keys
 
+from sora_ref.errors import SoRAError
 from sora_ref.models import linear_modules
 from sora_ref.run import pictures
 from sora_ref.run.pictures import draw_gates, draw_ranks
@@ -142,3 +143,20 @@ def test_pictures_do_not_depend_on_a_matplotlibrc(tmp_path: Path) -> None:
             assert all(rcParams[key] == value for key, value in settings.items()), "and they are left as they were"
     for name in ("ranks.png", "gates.png"):
         assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "odd" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "encoder.layer.0.attention.self.querry",
+        "encoder.layer.999999999.output.dense",
+        "encoder.layer.x.output.dense",
+        "\x1b[31mencoder",
+        "",
+    ],
+)
+def test_module_that_no_bert_has_is_one_short_sentence_and_no_picture(tmp_path: Path, module: str) -> None:
+    with pytest.raises(SoRAError, match=r"^a module .*: expected encoder\.layer\.N\.") as caught:
+        draw_ranks(tmp_path / "ranks.png", {module: 1}, 2)
+    assert "\x1b" not in str(caught.value)
+    assert not (tmp_path / "ranks.png").exists()
