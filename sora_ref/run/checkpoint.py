@@ -23,6 +23,7 @@ from sora_ref.storage.documents import Whole, convert
 from sora_ref.storage.files import read_tensors, tensor_bytes, write_bytes
 
 FORMAT = 1
+KEPT = 2  # checkpoints of a run
 _EXPECTED = "a checkpoint of sora-ref"
 _NonNegative = Annotated[float, Meta(ge=0)]
 _NAME = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,})\.safetensors")
@@ -156,14 +157,19 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(ours, key=lambda path: (len(path.name), path.name))
 
 
-def save(run: Path, trained: Trained, *, keep: int = 2) -> Path:
-    """Write the checkpoint of the trained position and drop all but the last `keep`."""
+def save(run: Path, trained: Trained) -> Path:
+    """Write the checkpoint of the trained position and drop all but the last `KEPT`."""
     path = checkpoint_path(run, trained.position.step)
     write_bytes(path, checkpoint_bytes(trained))
-    for old in checkpoints(run)[:-keep]:
+    drop_old(run)
+    return path
+
+
+def drop_old(run: Path) -> None:
+    """Remove all checkpoints but the last `KEPT`; a killed `save` may have left one more."""
+    for old in checkpoints(run)[:-KEPT]:
         with suppress(OSError):
             old.unlink()
-    return path
 
 
 def without_moments(trained: Trained) -> Trained:

@@ -193,6 +193,7 @@ def _resume_point(
     for line in changed(run.out / "versions.json"):
         say(f"warning: {line}; the resumed run may differ in its last bits")
     cut_logs(run.out, trained.position.step)
+    ckpt.drop_old(run.out)
     position = replace(trained.position, planned=steps_in_all(run.config, len(run.data["train"].ids)))
     if before is None:
         write_inputs(run.out, Inputs(dict(now)))

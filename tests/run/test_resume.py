@@ -153,6 +153,17 @@ def test_run_killed_in_any_step_and_resumed_ends_with_the_same_bits_and_logs(
     assert outcome(tmp_path / "run") == whole
 
 
+def test_run_killed_before_it_removed_an_old_checkpoint_ends_with_the_files_of_an_uninterrupted_one(
+    keys: Keys, tmp_path: Path
+) -> None:
+    run_once(tmp_path / "run", keys)
+    whole = tree(tmp_path / "run").keys()
+    (tmp_path / "run" / "summary.json").unlink()
+    checkpoint_path(tmp_path / "run", 6).write_bytes(checkpoints(tmp_path / "run")[0].read_bytes())
+    run_once(tmp_path / "run", keys, resume=True)
+    assert tree(tmp_path / "run").keys() == whole
+
+
 @pytest.mark.parametrize("step", [2, 6, 7, 11, 15])
 def test_sparsifying_run_killed_in_any_stage_and_resumed_ends_with_the_same_bits_and_logs(
     scheduled: Keys, whole_schedule: dict[str, Any], tmp_path: Path, step: int
