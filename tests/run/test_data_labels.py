@@ -39,6 +39,12 @@ def test_classes_that_look_alike_are_named(group: tuple[str, ...]) -> None:
     assert sentence == f"the labels {some(group)} are counted as {len(group)} classes, though they look alike"
 
 
+def test_of_many_groups_that_look_alike_the_first_are_named_and_the_rest_counted() -> None:
+    said = list(look_alikes(f"{letter}{k}" for k in range(5000) for letter in "aA"))
+    assert len(said) == 11
+    assert said[-1] == "4,990 more groups of labels look alike"
+
+
 def test_classes_that_differ_in_more_are_not_named() -> None:
     assert list(look_alikes(("1", "10", "-1", "one", "0.1", "1e0", "yes", "yes!"))) == []
 

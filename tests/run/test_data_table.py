@@ -165,7 +165,7 @@ def test_every_column_and_split_has_a_flag(tmp_path: Path) -> None:
         files["validation"],
     ]
     flags += ["--test", files["test"], "--text", "text", "--pair", "text", "--label", "rating", "--id", "name"]
-    done = train(tmp_path / "run", *flags, "--kind", "regression", "--skip-bad-rows", "--json", "--quiet")
+    done = train(tmp_path / "run", *flags, "--kind", "regression", "--skip-bad-rows", "--score-test", "--json")
     assert set(json.loads(done.stdout)["scores"]["test"]) == {"pearson", "spearman"}
     task = load_config(tmp_path / "run" / "config.toml", {}).task
     assert task.files == files

@@ -78,13 +78,18 @@ def not_a_number(value: str) -> str:
 
 
 def look_alikes(names: Iterable[str]) -> Iterator[str]:
-    """A sentence for each group of class names that may be meant to be one: ``1`` and ``1.0``, ``Yes`` and ``yes ``."""
+    """A sentence for each group of class names that may be meant to be one: ``1`` and ``1.0``, ``Yes`` and ``yes ``.
+
+    Of more than ten groups, the first ten and how many more there are.
+    """
     groups: dict[object, list[str]] = {}
     for name in names:
         groups.setdefault(_likeness(name), []).append(name)
-    for group in groups.values():
-        if len(group) > 1:
-            yield f"the labels {some(group)} are counted as {len(group)} classes, though they look alike"
+    alike = [group for group in groups.values() if len(group) > 1]
+    for group in alike[:_MOST]:
+        yield f"the labels {some(group)} are counted as {len(group)} classes, though they look alike"
+    if len(alike) > _MOST:
+        yield f"{len(alike) - _MOST:,} more groups of labels look alike"
 
 
 def _likeness(name: str) -> object:
