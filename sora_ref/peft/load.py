@@ -32,12 +32,9 @@ from sora_ref.peft.format import (
 from sora_ref.peft.matching import Selection
 from sora_ref.prune import LoRA
 
-CONVERT = (
-    'python -c "import torch; from safetensors.torch import save_file; save_file({k: v.contiguous() for k, v in '
-    "torch.load('adapter_model.bin', weights_only=True).items()}, 'adapter_model.safetensors', {'format': 'pt'})\""
-)
 _LINEAR = re.compile(r"(?P<module>.+)\.lora_(?P<matrix>[AB])(?P<named>\.default)?\.weight")
 _EMBEDDING = re.compile(r"(?P<module>.+)\.lora_embedding_(?P<matrix>[AB])(?P<named>\.default)?")
+_OTHERS = re.compile(r".+\.lora_(?:[AB]\.[^.]+\.weight|embedding_[AB]\.[^.]+)")
 _KEY = re.compile(r"[!-~]{1,1000}")  # letters, digits and marks of ASCII: what a module can be called
 _COMPILED = "_orig_mod. is torch.compile's: take it out of the keys, or save the model that was compiled"
 _WRAPPED = (
@@ -78,7 +75,6 @@ def read_adapter(folder: Path) -> PeftAdapter:
     config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     raw, options = read_config(config_path)
     selection = Selection(options, printable(str(config_path)))
-    _require_weights(folder)
     arrays, cast, _ = read_tensors(weights_path)
     where = printable(str(weights_path))
     _require_keys(where, arrays)
@@ -121,17 +117,6 @@ def adapters_from(peft: PeftAdapter) -> dict[str, SoRA]:
     return {module: SoRA(A, np.ones(A.shape[0], A.dtype), B, s) for module, (A, B, s) in peft.loras.items()}
 
 
-def _require_weights(folder: Path) -> None:
-    """SoRAError where the weights are there in another form than safetensors, with what to do about it."""
-    pickled = folder / "adapter_model.bin"
-    if (folder / WEIGHTS_FILE).exists() or not pickled.exists():
-        return
-    raise SoRAError(
-        f"{printable(str(folder))}: has {pickled.name}, a pickle, which can run code and is not opened: expected "
-        f"{WEIGHTS_FILE}; with torch this converts it, in that folder: {CONVERT}"
-    )
-
-
 def _require_keys(where: str, arrays: Mapping[str, np.ndarray]) -> None:
     """SoRAError unless every key is one of PEFT's: ASCII, and below the model that it wraps."""
     for key in arrays:
@@ -161,6 +146,12 @@ def _matrices(
                 raise SoRAError(f"{where}: {listed([twice[0], key])} are one matrix: expected it once")
             found[layer][matrix] = key, array
             named = named or match["named"] is not None
+            continue
+        require(
+            _OTHERS.fullmatch(key) is None,
+            f"{where}: {listed([key])} names an adapter behind lora_A or lora_B, which PEFT leaves out when it saves "
+            "and so does not find: expected keys without it",
+        )
     return found, named
 
 
@@ -213,11 +204,13 @@ def _read_head(path: Path) -> Tensors:
     """`head.safetensors` of an export: a classifier, on the mean or, with or without its pooler, on the first token."""
     head, where = read_tensors(path), printable(str(path))
     pooling = head.metadata.get("pooling")
-    require(pooling in TASKS, f"{path}: pooling is {shown(pooling)}: expected {' or '.join(map(repr, TASKS))}")
+    require(pooling in TASKS, f"{where}: pooling is {shown(pooling)}: expected {' or '.join(map(repr, TASKS))}")
     _require_classifier(where, head.arrays)
     own = (*CLASSIFIER, *(POOLER if pooling == "cls" else ()))
     foreign = [name for name in head.arrays if name not in own]
-    require(not foreign, f"{path} has {listed(foreign)}: expected {' and '.join(own)} alone")
+    require(not foreign, f"{where} has {listed(foreign)}: expected {' and '.join(own)} alone")
+    for name, array in head.arrays.items():
+        require(bool(np.isfinite(array).all()), f"{where}: {name} is not finite: expected finite numbers")
     return head
 
 

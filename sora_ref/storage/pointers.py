@@ -40,6 +40,12 @@ def why_absent(path: Path) -> str | None:
             f'folder, with PyTorch: python -c "from glob import glob; from torch import load; '
             f"from safetensors.torch import save_file; "
             f"save_file({{key: value.clone().contiguous() for piece in glob('{pickle}*.bin') "
-            f"for key, value in load(piece, weights_only=True).items()}}, '{path.name}')\""
+            f"for key, value in load(piece, weights_only=True, map_location='cpu').items()}}, '{path.name}')\""
+        )
+    other = next((file.name for end in ("pt", "pth", "ckpt") if (file := folder / f"{stem}.{end}").exists()), None)
+    if other is not None:
+        return (
+            f"{name}: no such file, only {other}, in PyTorch's own format, which may hold code: expected safetensors, "
+            "as save_pretrained writes"
         )
     return None

@@ -157,7 +157,10 @@ def test_loading_a_model_takes_the_memory_of_its_parameters(tmp_path: Path) -> N
 def test_a_pickle_is_not_opened_and_gets_the_command_that_converts_it(tmp_path: Path, name: str, pickle: str) -> None:
     path = tmp_path / f"{name}.safetensors"
     (tmp_path / f"{pickle}.bin").write_bytes(b"cos\nsystem\n(S'touch run'\ntR.")
-    refusal(path, rf"only {pickle}.bin, a pickle, which may hold code: .*load\(piece, weights_only=True\)")
+    refusal(
+        path,
+        rf"only {pickle}.bin, a pickle, which may hold code: .*load\(piece, weights_only=True, map_location='cpu'\)",
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -183,3 +186,8 @@ def test_a_pointer_of_git_lfs_gets_the_command_that_fetches_the_file(tmp_path: P
 def test_a_pipe_is_not_waited_for(path: Path) -> None:
     os.mkfifo(path)
     refused(path, "a named pipe: expected tensors")
+
+
+def test_pytorch_files_of_other_names_are_not_opened_either(tmp_path: Path) -> None:
+    (tmp_path / "adapter_model.pt").write_bytes(b"x")
+    refusal(tmp_path / "adapter_model.safetensors", r"only adapter_model.pt, in PyTorch's own format")

@@ -6,15 +6,19 @@ import json
 import math
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from sora_ref.errors import SoRAError
 from sora_ref.peft import adapters_from, read_adapter
+from sora_ref.peft.config import LoraOptions
 
 KEY, DENSE = "encoder.layer.1.attention.self.key", "encoder.layer.11.output.dense"
 CONFIG = {
@@ -174,7 +178,7 @@ def test_layers_are_chosen_and_excluded_as_peft_does(tmp_path: Path) -> None:
 
 def test_weights_in_a_pickle_are_not_opened_and_the_sentence_converts_them(tmp_path: Path) -> None:
     (write(tmp_path) / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
-    with pytest.raises(SoRAError, match=r"has adapter_model\.bin, a pickle.*torch\.load\('adapter_model\.bin'"):
+    with pytest.raises(SoRAError, match=r"only adapter_model\.bin, a pickle.*glob\('adapter_model\*\.bin'\)"):
         read_adapter(tmp_path)
 
 
@@ -384,3 +388,50 @@ def test_a_hundred_thousand_modules_to_save_take_no_minutes(tmp_path: Path) -> N
     begin = time.thread_time()
     assert read_adapter(write(tmp_path, modules_to_save=[f"m{k}" for k in range(100_000)])).notes
     assert time.thread_time() - begin < 5  # one expression for each took 25 s
+
+
+def test_keys_with_the_name_of_another_adapter_are_named(tmp_path: Path) -> None:
+    other = {key.replace(".weight", ".mine.weight") if ".lora_" in key else key: t for key, t in tensors().items()}
+    with pytest.raises(SoRAError, match=r"lora_A\.mine\.weight names an adapter behind lora_A or lora_B"):
+        read_adapter(write(tmp_path, other))
+
+
+def test_a_head_beside_the_adapter_is_finite(tmp_path: Path) -> None:
+    bare = {key: array for key, array in tensors("").items() if "lora" in key}
+    write(tmp_path, bare, task_type="FEATURE_EXTRACTION", modules_to_save=None)
+    head = {"classifier.weight": np.full((2, 4), np.inf), "classifier.bias": np.ones(2)}
+    save_file(head, tmp_path / "head.safetensors", {"pooling": "mean"})
+    with pytest.raises(SoRAError, match=r"head\.safetensors: classifier\.weight is not finite"):
+        read_adapter(tmp_path)
+
+
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(-(10**400), 10**400)
+    | st.floats()
+    | st.text(max_size=9)
+    | st.sampled_from(["all-linear", "(a+)+$", "(", "key", r"\1", "(?i)x", "[[:alpha:]]", "\x1b[2J", "a\x00b", "|"]),
+    lambda each: st.lists(each, max_size=3) | st.dictionaries(st.text(max_size=9) | st.just("key"), each, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from([*LoraOptions.__struct_fields__, "use_dora", "peft_version", "\x00"]), JSON_VALUES)
+def test_any_value_of_any_option_is_read_or_is_one_sentence(tmp_path: Path, option: str, value: Any) -> None:
+    with suppress(SoRAError):
+        read_adapter(write(tmp_path, **{option: value}))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.sampled_from(LoraOptions.__struct_fields__), JSON_VALUES, min_size=2))
+def test_any_values_of_several_options_are_read_or_are_one_sentence(tmp_path: Path, options: dict[str, Any]) -> None:
+    said = ""
+    try:
+        read_adapter(write(tmp_path, **options))
+    except SoRAError as error:
+        said = str(error)
+    assert said == "" or said.isprintable()
+    assert len(said) < 1_000

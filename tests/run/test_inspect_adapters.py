@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from safetensors.numpy import save_file
 
-from sora_ref.run.inspect import inspect_path
+from sora_ref import SoRA
+from sora_ref.errors import SoRAError
+from sora_ref.run.inspect import _hidden, inspect_path
 
 QUERY = "bert.encoder.layer.0.attention.self.query"
 
@@ -27,8 +30,39 @@ def write(folder: Path, A: np.ndarray, B: np.ndarray, more: dict[str, np.ndarray
 def test_an_adapter_without_a_head_has_ranks_and_counts(tmp_path: Path) -> None:
     facts, lines = inspect_path(write(tmp_path, np.ones((2, 4)), np.ones((4, 2)), {}))
     assert facts["ranks"] == {QUERY.removeprefix("bert."): 2}
-    assert (facts["counts"]["retained"], facts["counts"]["head"], facts["counts"]["released"]) == (16, 0, None)
-    assert not any("released" in line for line in lines)
+    assert (facts["counts"]["retained"], facts["counts"]["head"], facts["counts"]["released"]) == (16, 0, 16)
+    assert any("the released counter says 16" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "hidden"),
+    [
+        ({"encoder.layer.0.attention.self.query": (4, 4)}, 4),
+        ({"encoder.layer.0.output.dense": (16, 4), "encoder.layer.0.intermediate.dense": (4, 16)}, 4),
+        ({"model.layers.0.self_attn.k_proj": (8, 2), "model.layers.0.mlp.down_proj": (20, 8)}, 8),
+        ({"model.layers.0.q_proj": (8, 2), "model.layers.1.q_proj": (6, 2)}, None),  # they differ
+        ({"h.0.attn.c_attn": (4, 12)}, None),
+    ],
+)
+def test_hidden_size_is_that_of_modules_which_read_or_write_it(
+    shapes: dict[str, tuple[int, int]], hidden: int | None
+) -> None:
+    def adapter(inputs: int, outputs: int) -> SoRA:
+        return SoRA(np.ones((2, inputs)), np.ones(2), np.ones((outputs, 2)), 1.0)
+
+    adapters = {module: adapter(*shape) for module, shape in shapes.items()}
+    assert _hidden(adapters, {}) == hidden
+    assert _hidden(adapters, {"classifier.weight": np.ones((2, 5))}) == 5
+    assert _hidden(adapters, {"classifier.weight": np.ones(7)}) == hidden  # no linear classifier
+
+
+def test_a_folder_of_adapters_is_refused_with_the_name_of_one(tmp_path: Path) -> None:
+    for step in ("checkpoint-5", "checkpoint-9"):
+        (tmp_path / step).mkdir()
+        write(tmp_path / step, np.ones((1, 4)), np.ones((4, 1)), {})
+    with pytest.raises(SoRAError, match=r"holds 2 in folders of its own: expected one of them, as .*checkpoint-9"):
+        inspect_path(tmp_path)
+    assert inspect_path(tmp_path / "checkpoint-9")[0]["counts"]["kept"] == 1
 
 
 def test_components_that_add_nothing_are_not_counted_as_kept(tmp_path: Path) -> None:
@@ -36,7 +70,7 @@ def test_components_that_add_nothing_are_not_counted_as_kept(tmp_path: Path) -> 
     A[2:], B[:, 1:] = 0, 0  # padded with zeros beyond 2; and one whose column of B never moved
     facts, lines = inspect_path(write(tmp_path, A, B, {}))
     assert (facts["counts"]["kept"], facts["counts"]["components"]) == (1, 4)
-    assert any("rank 1 of 4" in line for line in lines)
+    assert any("rank 4, 1 kept" in line for line in lines)
 
 
 def test_what_selects_nothing_is_said(tmp_path: Path) -> None:
