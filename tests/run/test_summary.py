@@ -254,3 +254,18 @@ def test_score_that_is_undefined_is_still_json(keys: Keys, tmp_path: Path) -> No
         raise AssertionError(f"{word} is no JSON")
 
     json.loads((folder / "summary.json").read_text(), parse_constant=refuse)
+
+
+def test_page_on_run_directories_names_every_file_and_every_field(keys: Keys, tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "howto" / "run-directory.md").read_text(encoding="utf-8")
+    out = tmp_path / "run"
+    summary = run_once(out, keys)
+    names = {path.name.partition("-")[0] for path in out.rglob("*") if path.is_file()}
+    for file in names - {"step"}:
+        assert f"`{file}`" in page, file
+    assert "`checkpoints/step-NNNNNNNN.safetensors`" in page
+    for field in summary:
+        assert f"`{field}`" in page or f"`{field}." in page, field
+    logged = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    for field in {field for record in logged for field in record} - {"accuracy", "f1"}:
+        assert f"`{field}`" in page, field
