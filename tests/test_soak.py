@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from sora_ref.errors import SoRAError
-from tests.soak import crashes, disk, writers
+from tests.soak import crashes, disk, fetching, writers
 from tests.soak.fuzz import engine
 from tests.soak.fuzz.format import Format
 from tests.soak.fuzz.formats import FORMATS
@@ -145,6 +145,15 @@ def test_what_a_full_disk_leaves_behind_is_found(ground: Ground, monkeypatch: py
     monkeypatch.setattr("sora_ref.storage.folder.shutil.rmtree", lambda *_, **__: None)
     (wrong,) = disk.one(ground, "disk:prune:limit:100")
     assert wrong.fault.startswith("leaves ['.out.writing-")
+
+
+def test_a_fetch_that_stores_in_place_is_found(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    (right,) = fetching.cases(ground, 3, 2)
+    assert (right.kind, right.fault) == ("limit", "")
+    monkeypatch.setattr("sora_ref.run.fetch.shutil.rmtree", lambda *_, **__: None)
+    monkeypatch.setattr("sora_ref.run.fetch._sweep", lambda *_: None)
+    (wrong,) = fetching.cases(ground, 3, 2)
+    assert wrong.fault.startswith("leaves .toy-")
 
 
 def test_a_report_counts_causes_and_keeps_the_files_of_the_first(tmp_path: Path) -> None:

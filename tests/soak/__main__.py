@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.soak import crashes, disk, kills, writers
+from tests.soak import crashes, disk, fetching, kills, writers
 from tests.soak.fuzz import engine
 from tests.soak.fuzz.formats import FORMATS
 from tests.soak.ground import Ground
 from tests.soak.report import Report
 from tests.soak.result import BYTES, Result
 
-SHARES = {"kills": 0.2, "crashes": 0.2, "fuzz": 0.45, "disk": 0.1, "writers": 0.05}
+SHARES = {"kills": 0.2, "crashes": 0.2, "fuzz": 0.45, "disk": 0.08, "writers": 0.05, "fetch": 0.02}
 _EVERY = 10.0  # seconds between two lines of progress
 
 
@@ -32,6 +32,7 @@ def part(name: str, ground: Ground, seed: int, formats: list[str], note: Callabl
         "fuzz": lambda: engine.cases(ground, seed, [FORMATS[name] for name in formats or FORMATS]),
         "disk": lambda: disk.cases(ground, seed, note),
         "writers": lambda: writers.cases(ground, seed),
+        "fetch": lambda: fetching.cases(ground, seed),
     }
     return makers[name]()
 
@@ -44,11 +45,11 @@ def again(case: str, ground: Ground) -> Iterator[Result]:
         yield from engine.slice_of(ground, format, seed, [number])
         yield from engine.sample_of(ground, format, seed, number)
     elif name == "crashes":
-        yield from crashes.cases(ground, 0, case)
+        yield from crashes.one(ground, case)
     elif name == "disk":
         yield from disk.one(ground, case)
     else:
-        module = {"kills": kills, "writers": writers}[name]
+        module = {"kills": kills, "writers": writers, "fetch": fetching}[name]
         yield from module.cases(ground, int(rest[0]), int(rest[1]))
 
 

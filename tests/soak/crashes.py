@@ -23,7 +23,7 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 FOREIGN = "a file of somebody else's"
 
 
-def cases(ground: Ground, seed: int, only: str | None = None) -> Iterator[Result]:
+def cases(ground: Ground, seed: int) -> Iterator[Result]:
     """Every change of the disk once, and as many lengths at which a file is torn, in an order of the seed's."""
     points = []
     for command in (*KINDS, *SHIPPED):
@@ -33,10 +33,14 @@ def cases(ground: Ground, seed: int, only: str | None = None) -> Iterator[Result
         points += [(command, "torn", rng.randrange(1, largest)) for _ in range(changes)]
     random.Random(seed).shuffle(points)
     for command, how, number in points:
-        name = f"{PART}:{command}:{how}:{number}"
-        if only in (None, name):
-            fault = crash(ground, command, dying_at(ground.folder, number) if how == "at" else torn_after(number))
-            yield Result(PART, command, name, "whole again", fault)
+        yield from one(ground, f"{PART}:{command}:{how}:{number}")
+
+
+def one(ground: Ground, name: str) -> Iterator[Result]:
+    """The case of this name."""
+    _, command, how, number = name.split(":")
+    before = dying_at(ground.folder, int(number)) if how == "at" else torn_after(int(number))
+    yield Result(PART, command, name, "whole again", crash(ground, command, before))
 
 
 def crash(ground: Ground, command: str, before: Callable[[], None]) -> str:
@@ -75,19 +79,28 @@ def _fault_of_folder(ground: Ground, command: str, out: Path) -> str:
 def _measure(ground: Ground, command: str) -> tuple[int, int]:
     """How often a command changes the disk, and the size of its largest file."""
     out = ground.fresh() / "out"
+    changes, ended = changes_of(ground, _arguments(ground, command, out))
+    if ended.code != 0:
+        raise RuntimeError(f"nothing was disturbed, and yet: {command}: exit {ended.code}, {ended.err.strip()}")
+    return changes, max(path.stat().st_size for path in out.rglob("*") if path.is_file())
+
+
+def changes_of(
+    ground: Ground, arguments: list[str], prepare: Callable[[], None] = lambda: None
+) -> tuple[int, console.Ended]:
+    """How often a command, in a child that calls `prepare` first, changes the disk, and how it ends."""
     read, write = os.pipe()
     os.set_blocking(read, False)
 
     def before() -> None:
+        prepare()
         _watch(ground.folder, lambda: os.write(write, b"."))
 
-    ended = console.run(_arguments(ground, command, out), before)
-    if ended.code != 0:
-        raise RuntimeError(f"nothing was disturbed, and yet: {command}: exit {ended.code}, {ended.err.strip()}")
+    ended = console.run(arguments, before)
     changes = len(os.read(read, 1 << 16))
     os.close(read)
     os.close(write)
-    return changes, max(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    return changes, ended
 
 
 def dying_at(folder: Path, number: int) -> Callable[[], None]:
