@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from sora_ref.checks import require
-from sora_ref.errors import SoRAError, printable
+from sora_ref.errors import SoRAError, printable, shown
 from sora_ref.run.config import Config
-from sora_ref.run.data import GLUE, Columns, Example, Labels, Tally, Task, read_table, table_rows
+from sora_ref.run.data import GLUE, TASK_NAMES, Columns, Example, Labels, Tally, Task, read_table, table_rows
 from sora_ref.run.data.classes import relabelled
 from sora_ref.run.data.rows import Fault, Format, place, texts_of_lines
 from sora_ref.run.data.table import say_unknown
@@ -35,8 +35,9 @@ class Given(NamedTuple):
 
 
 def task_columns(config: Config) -> Columns:
-    """The columns of the task that a run was trained on, by what its files call them."""
+    """The columns of the task that a run was trained on, by what its files call them; SoRAError for an unknown task."""
     task = config.task
+    require(task.name in TASK_NAMES, f"unknown task {shown(task.name)}; expected one of {', '.join(TASK_NAMES)}")
     if task.name == "table":
         return Columns(task.text or "text", task.pair, task.label, task.id)
     if task.name.startswith("glue:"):

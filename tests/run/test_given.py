@@ -176,6 +176,8 @@ def test_a_pair_predicts_the_same_however_it_is_given(pairs: Path, tmp_path: Pat
 def test_pairs_of_glue_are_known_by_the_task(keys: Keys) -> None:
     for name, expected in (("glue:rte", True), ("glue:sst2", False), ("movies", False)):
         assert of_pairs(load_config(None, {"task.name": name})) is expected
+    with pytest.raises(SoRAError, match="unknown task 'glue:none'; expected one of movies"):
+        of_pairs(load_config(None, {"task.name": "glue:none"}))
 
 
 @pytest.mark.parametrize("words", ["--text x a", "--input x.tsv a", "--format tsv", "--text2 a", "--input x --text2 a"])
