@@ -68,8 +68,8 @@ def check(
     """Check an implementation of SoRA against the specification, clause by clause.
 
     PKG.MODULE:ADAPTER is a class (or an instance, or a function that makes one) that shows it; see
-    sora_ref.conformance.Adapter.  The current folder is searched first.  The status is 0 only if all required clauses
-    hold.
+    sora_ref.conformance.Adapter.  Its module is imported, which runs its code; the current folder is searched first.
+    The status is 0 only if all required clauses hold.
     """
     ours = itself or museum or listing
     if (address is not None) + itself + museum + listing != 1:

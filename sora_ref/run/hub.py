@@ -61,7 +61,8 @@ def hub_folder(name: str, say: Callable[[str], None] | None = None) -> Path:
     except Exception as error:  # of the hub's, of its network library and of the disk, in many classes
         raise SoRAError(
             f"model {name}: no such folder, and not in the cache of the Hugging Face hub, which gave no answer "
-            f"({brief(str(error))}): expected a folder, or a network; `hf download {_arguments(found)}` fetches it"
+            f"({brief(str(error.__cause__ or error))}): expected a folder, or a network; "
+            f"`hf download {_arguments(found)}` fetches it"
         ) from error
     require(
         (folder / "model.safetensors").is_file(),
