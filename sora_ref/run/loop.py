@@ -140,11 +140,11 @@ def train_stage(
                     position = _log_training(run, position, stage, rates, seen, bar)
                 if save or early:
                     run.save(state, position)
-                if early or t == total:
-                    return state, position
                 if stopped:
                     sentence = f"{run.out}: stopped at step {position.step}; --resume goes on from there"
                     raise Interrupted(sentence, stop.number)
+                if early or t == total:
+                    return state, position
     return state, position
 
 

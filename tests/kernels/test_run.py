@@ -76,7 +76,7 @@ def test_the_host_waits_once_for_each_log_validation_and_checkpoint(
     counting = Counting(get("strict"))
     use(monkeypatch, counting.backend)
     waited = {"training": 0, "validation": 0, "other": 0}
-    for name, of in (("_log_validation", "validation"), ("train_stage", "all")):
+    for name, of in (("_evaluate", "validation"), ("train_stage", "all")):
         real = getattr(loop, name)
 
         def counted(*args: Any, real: Any = real, of: str = of) -> Any:
