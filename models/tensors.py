@@ -97,7 +97,13 @@ class TensorFile:
             raise SoRAError(
                 f"{printable(str(self.path))} cannot be read: {error.strerror}: expected tensors"
             ) from error
-        return flat.reshape(shape)
+        try:
+            return flat.reshape(shape)
+        except ValueError as error:  # a hundred dimensions, or longer ones than NumPy counts
+            raise SoRAError(
+                f"{printable(str(self.path))}: {shown(key)[1:-1]} has a shape that NumPy has not "
+                f"({brief(str(error))}): expected a vector or a matrix"
+            ) from error
 
 
 @contextmanager

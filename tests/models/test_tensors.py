@@ -99,6 +99,12 @@ def test_what_is_no_float_is_refused_by_name_and_dtype(path: Path, dtype: str) -
     refused(path, f"x.weight is stored as {dtype}: expected F64, F32, F16 or BF16")
 
 
+@pytest.mark.parametrize(("shape", "size"), [([1] * 70, 4), ([0, 2**62, 2], 0)])
+def test_a_shape_that_numpy_has_not_is_refused_by_name(path: Path, shape: list[int], size: int) -> None:
+    save(path, {"x.weight": entry(shape, 0, size)}, b"\0" * size)
+    refused(path, "x.weight has a shape that NumPy has not .*: expected a vector or a matrix")
+
+
 @given(
     shape=st.lists(st.integers(0, 5), max_size=3),
     kind=st.sampled_from(["float64", "float32", "float16"]),
