@@ -15,14 +15,20 @@ from sora_ref.peft.patterns import FirstMatch, compiled, is_name, require_patter
 PARTS = ("bert", "layer", "1", "11", "key", "query", "x_y", "a-b")
 NAMES = st.lists(st.sampled_from(PARTS), min_size=1, max_size=5).map(".".join)
 PIECES = st.sampled_from(
-    [*PARTS, ".", r"\.", ".*", "(a|key)", "[0-9]+", r"\d", "^", "$", "|", "(?:x)?", "e*?", "k{1,2}"]
+    [
+        *(*PARTS, ".", r"\.", ".*", "(a|key)", "[0-9]+", r"\d", r"\b", r"\W", "^", "$", "|", "(?:x)?", "e*?", "k{1,2}"),
+        *("[a-k]", "[^k.]+", "(?i)", "(?i:KEY)", "(a|)", "{,2}", "[q[:alpha:]]", "(?P<x>y)", "++", "[]a]"),
+    ]
 )
 EXPRESSIONS = st.lists(PIECES, min_size=1, max_size=6).map("".join)
 
 
-def allowed(expression: str) -> bool:
+KEY = r"(.*\.)?({})$"  # what PEFT pastes around a key
+
+
+def allowed(expression: str, pasted: str = "{}") -> bool:
     try:
-        require_pattern("here", expression)
+        require_pattern("here", expression, pasted)
     except SoRAError:
         return False
     return True
@@ -39,7 +45,7 @@ def test_an_expression_matches_as_in_python(expression: str, name: str) -> None:
     st.lists(EXPRESSIONS | NAMES | NAMES.map(re.escape) | NAMES.map(lambda n: "^" + re.escape(n)), max_size=6), NAMES
 )
 def test_first_key_that_matches_holds_as_in_python(keys: list[str], name: str) -> None:
-    table = {key: place for place, key in enumerate(filter(allowed, keys))}
+    table = {key: place for place, key in enumerate(key for key in keys if allowed(key, KEY))}
     matching = [place for key, place in table.items() if re.match(rf"(.*\.)?({key})$", name)]
     found = FirstMatch(table, "here")
     assert found.get(name, -1) == min(matching, default=-1)
@@ -97,3 +103,16 @@ def test_keys_of_many_shapes_for_many_modules_are_refused_before_they_take_minut
     with pytest.raises(SoRAError, match="take too long to match with this many modules"):
         [table.get(f"model.layers.{k}.q", 0) for k in range(100_000)]
     assert time.thread_time() - begin < 4
+
+
+@given(EXPRESSIONS, NAMES, st.sampled_from([r"(^|.*\.){}($|\..*)", r"(?:^|.*?\.){}\.(?P<idx>\d+)\."]))
+def test_what_peft_pastes_around_an_expression_changes_nothing(expression: str, name: str, pasted: str) -> None:
+    try:
+        require_pattern("here", expression, pasted)
+    except SoRAError:
+        return
+    whole = pasted.replace("{}", expression)
+    expected, found = re.match(whole, name), compiled(whole).match(name)
+    assert (found is None) is (expected is None)
+    if expected is not None and found is not None:
+        assert found.groupdict() == expected.groupdict()
