@@ -58,8 +58,8 @@ mutants-sample: .venv/test  ## The same for a fixed sample of changes (under 90 
 soak: .venv/test  ## Kill, crash, fuzz, fill the disk for an hour; seeds printed, writes build/soak.json (docs/soak.md).
 	$(BIN)/python -m tests.soak $(SOAK)
 
-soak-quick: .venv/test  ## The same for two minutes.
-	$(BIN)/python -m tests.soak --seconds 120 $(SOAK)
+soak-quick: .venv/test  ## The same for two minutes, always with seed 0.
+	$(BIN)/python -m tests.soak --seconds 120 --seed 0 $(SOAK)
 
 clean:  ## Remove everything that is built or cached, but no run.
 	rm -rf .venv .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -138,7 +138,8 @@ def train_it(folder: Path, out: Path) -> list[str]:
 
 
 def _train(folder: Path, out: Path) -> list[str]:
-    return ["train", "--config", str(folder / "case.toml"), "--out", str(out / "run"), "--quiet"]
+    """Refused in any case, for the folder is not empty: a damaged configuration may ask for a million epochs."""
+    return ["train", "--config", str(folder / "case.toml"), "--out", str(folder), "--quiet"]
 
 
 _MODEL = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
