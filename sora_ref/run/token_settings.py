@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from msgspec import Struct, field
 
 from sora_ref.checks import require
-from sora_ref.errors import SoRAError, printable, shown
+from sora_ref.errors import SoRAError, brief, printable, shown
 from sora_ref.storage.documents import convert, decode_json
 from sora_ref.storage.pointers import require_no_pointer
 from sora_ref.storage.regular import read_regular
@@ -139,6 +139,10 @@ def read_files(folder: Path) -> TokenizerFiles:
     require(len(data) <= MOST, f"{path}: {len(data)} bytes: expected a tokenizer.json of at most {MOST}")
     where = f"{printable(str(path))}: not a tokeniser"
     written = decode_json(data, Written, where, "a tokenizer.json")
+    try:
+        text = data.decode()  # `decode_json` passes over what no field asks for
+    except UnicodeDecodeError as error:
+        raise SoRAError(f"{where}: not UTF-8 ({brief(str(error))}): expected a tokenizer.json") from error
     config, special, older = (_optional(folder / name) for name in BESIDE)
     if "added_tokens_decoder" in config:
         special = older = {}
@@ -158,7 +162,7 @@ def read_files(folder: Path) -> TokenizerFiles:
         tokens |= {token.id: token for token in written.added_tokens if token.id is not None}
     kind = config.get("tokenizer_class") or _optional(folder / "config.json").get("tokenizer_class") or _CLASS
     require(isinstance(kind, str), f"{place}: tokenizer_class is {shown(kind)}: expected a name")
-    return TokenizerFiles(path, kind.removesuffix("Fast"), data.decode(), written, settings, tokens, named, extra)
+    return TokenizerFiles(path, kind.removesuffix("Fast"), text, written, settings, tokens, named, extra)
 
 
 def _optional(path: Path) -> dict[str, Any]:

@@ -103,6 +103,12 @@ def test_a_panic_of_the_library_is_a_sentence(folder: Path, monkeypatch: pytest.
         encode_texts(Panics(), ["a"])  # type: ignore[arg-type]
 
 
+def test_a_tokenizer_whose_bytes_are_no_text_where_no_field_is_read_is_a_sentence(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    path.write_bytes(path.read_bytes().replace(b"{", b'{"note": "\xd7x", ', 1))
+    refused(folder, "not a tokeniser: not UTF-8")
+
+
 def test_a_real_panic_is_a_sentence_and_nothing_else(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     change(folder, lambda d: d.update(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}))
     refused(folder, r"not a tokeniser \(Precompiled: .*\): expected a tokenizer.json")

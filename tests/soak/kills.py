@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import random
 import signal
@@ -64,15 +65,24 @@ def _chain(
 
 
 def _fault_of_stop(ended: Ended, number: signal.Signals, out: Path) -> str:
-    """A polite signal ends a run with a checkpoint of the step it names; before training there is nothing to save."""
-    if ended.code == -number and not list(out.glob("checkpoints/step-*.safetensors")):
-        return ""  # before the first checkpoint there is nothing to lose
+    """A polite signal ends a run with a checkpoint of the step it names; outside training there is nothing to save."""
+    if ended.code == -number and not _lost(out):
+        return ""
     fault = ended.fault(POLITE[number], 0)
     if fault or "stopped at step " not in ended.err:
         return fault
     step = int(ended.err.partition("stopped at step ")[2].split(";")[0])
     last = sorted(out.glob("checkpoints/step-*.safetensors"))[-1].name
     return "" if last == f"step-{step:08d}.safetensors" else f"says {pattern(ended.err)}, but the last is {last}"
+
+
+def _lost(out: Path) -> bool:
+    """Whether steps were logged that no checkpoint has."""
+    found = sorted(out.glob("checkpoints/step-*.safetensors"))
+    last = int(found[-1].stem.removeprefix("step-")) if found else 0
+    log = out / "metrics.jsonl"
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()] if log.exists() else []
+    return max(steps, default=0) > last
 
 
 def _own(arguments: list[str]) -> Child:

@@ -10,6 +10,7 @@ import select
 import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -111,7 +112,8 @@ def _child(
     finally:
         os.close(read)
         if pid:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
         ground.drop(work)
 
