@@ -155,8 +155,8 @@ def survivors_in_words(config: Config, kept: int, components: int, null: Mapping
     """Whether the survivors are what thresholds alone predict; None where there are no gates.
 
     Gates drawn from N(0, 1) survive alone as independent draws with the null's share p, so n of them leave
-    n·p ± √(n·p·(1−p)); within two of these standard deviations is chance.  Gates that begin at one number survive all
-    or not at all.
+    n·p ± √(n·p·(1−p)); a number within two of these standard deviations is what chance gives, which does not prove that
+    the data had no say.  Gates that begin at one number survive all or not at all.
     """
     if components == 0 or not config.adapter.gated:
         return None
@@ -170,7 +170,7 @@ def survivors_in_words(config: Config, kept: int, components: int, null: Mapping
         spread = math.sqrt(components * null["kept_share"] * (1 - null["kept_share"]))
         chance = f"{found}; thresholds alone would keep {null['kept']:.1f} ± {spread:.1f}"
         if abs(kept - null["kept"]) <= 2 * spread:
-            return f"{chance}: within chance: the data did not choose them"
+            return f"{chance}: within chance: nothing in their number says that the data chose them"
         return f"{chance}: the data chose"
     sums = f"the thresholds add up to {null['threshold_sum']:.3g}, gates began at {config.adapter.gate:g}"
     if null["kept"] == 0:

@@ -7,6 +7,7 @@ other readers take tokenizer.json as it stands.  Where the two differ the folder
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _BUILT = ("BertTokenizer", "ElectraTokenizer")  # one class of transformers under two names
 _AS_WRITTEN = ("PreTrainedTokenizer", "TokenizersBackend")  # transformers takes tokenizer.json as it stands
 _TYPES = "token_type_ids"
+_HUSHING = threading.Lock()
 
 Made = TypeVar("Made")
 
@@ -75,19 +77,23 @@ def _make(files: TokenizerFiles) -> Tokenizer:
 
 @contextmanager
 def _hushed() -> Iterator[None]:
-    """No text on file descriptor 2 meanwhile: Rust's panics print pages there, a page for every text of a batch."""
-    try:
-        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    except OSError:  # there is no standard error
-        yield
-        return
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+    """No text on file descriptor 2 meanwhile: Rust's panics print pages there, a page for every text of a batch.
+
+    One thread at a time: the second would take the first one's null device for standard error, and put that back.
+    """
+    with _HUSHING:
+        try:
+            kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        except OSError:  # there is no standard error
+            yield
+            return
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
 
 
 def _guarded(path: Path | str, work: Callable[[], Made]) -> Made:

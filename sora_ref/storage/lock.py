@@ -40,8 +40,8 @@ def only_writer(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if made and [entry.name for entry in folder.iterdir()] == [LOCK]:
-            with suppress(OSError):
+        with suppress(OSError):  # the folder is gone, or not to be read; what went wrong in it is what counts
+            if made and [entry.name for entry in folder.iterdir()] == [LOCK]:
                 path.unlink()
                 for place in made:
                     place.rmdir()

@@ -144,11 +144,12 @@ def test_damaged_summary_is_refused_by_name(tmp_path: Path, text: str) -> None:
 
 
 def test_lines_say_scores_counts_null_model_and_stages() -> None:
+    survivors = "2 of 4; thresholds alone would keep 1.3 ± 0.9: the data chose"
     summary = {
         "task": "t", "steps": 3, "seconds": 1.4, "scores": {"test": {"accuracy": 0.5, "f1": 0.25}},
         "counts": {"kept": 2, "components": 4, "retained": 1000, "total": 2000, "with_gates": 1002,
                    "with_head": 1010, "released": 9},
-        "survivors": "2 of 4; thresholds alone would keep 1.3 ± 0.9: within chance: the data did not choose them",
+        "survivors": survivors,
         "stages": [
             {"stage": 0, "strength": 0.5, "performance": {"nonzero": 1234, "memorization": 0.5, "generalization": 0.25},
              "memorization_percent": 100.0, "generalization_percent": None}
@@ -157,7 +158,7 @@ def test_lines_say_scores_counts_null_model_and_stages() -> None:
     assert summary_lines(summary) == [
         "t: 3 steps in 1 s of training",
         "  test: accuracy 0.5000, f1 0.2500",
-        "  components kept: 2 of 4; thresholds alone would keep 1.3 ± 0.9: within chance: the data did not choose them",
+        f"  components kept: {survivors}",
         "  adapter parameters: 1,000 of 2,000 (with gates 1,002, with head 1,010; the released counter would say 9)",
         "  stage 0, strength 0.5: 1,234 non-zero, memorization 0.5000 (100.0 %), generalization 0.2500 (undefined)",
     ]
@@ -174,8 +175,8 @@ def words(keys: Keys, kept: int, share: float, components: int = 288, **changes:
 @pytest.mark.parametrize(
     ("kept", "verdict"),
     [
-        (266, "within chance: the data did not choose them"),
-        (251, "within chance: the data did not choose them"),
+        (266, "within chance: nothing in their number says that the data chose them"),
+        (251, "within chance: nothing in their number says that the data chose them"),
         (250, "the data chose"),
         (271, "the data chose"),
     ],
@@ -220,7 +221,7 @@ def test_summary_says_where_there_is_no_null_model_and_where_the_data_had_no_say
 def test_run_that_no_data_pull_at_keeps_what_chance_keeps_and_says_so(keys: Keys, tmp_path: Path) -> None:
     """A learning rate of 0 for the gates and constant thresholds: |N(0, 1)| beyond their sum stays."""
     summary = run_once(tmp_path / "run", keys, gate__lr=0.0, gate__strength=0.05, train__epochs=1)
-    assert summary["survivors"].endswith("within chance: the data did not choose them")
+    assert summary["survivors"].endswith("within chance: nothing in their number says that the data chose them")
     assert f"  components kept: {summary['survivors']}" in summary_lines(summary)
 
 

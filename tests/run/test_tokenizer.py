@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,27 @@ def test_a_real_panic_is_a_sentence_and_nothing_else(folder: Path, capfd: pytest
     tokenizer = load_tokenizer(folder, 9)
     with pytest.raises(SoRAError, match=r"not a tokeniser \(chunk size must be non-zero\)"):
         encode_texts(tokenizer, ["a film"] * 99)
+    os.write(2, b"heard")
+    assert capfd.readouterr().err == "heard"
+
+
+def test_standard_error_is_back_after_two_threads_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    within, gone = threading.Event(), threading.Event()
+
+    class Second:
+        def encode_batch(self, texts: object) -> None:
+            within.set()
+            gone.wait(10)
+
+    class First:
+        def encode_batch(self, texts: object) -> None:
+            thread.start()
+            within.wait(0.3)  # in vain, for one goes in at a time
+
+    thread = threading.Thread(target=encode_texts, args=(Second(), ["b"]))
+    encode_texts(First(), ["a"])  # type: ignore[arg-type]
+    gone.set()
+    thread.join()
     os.write(2, b"heard")
     assert capfd.readouterr().err == "heard"
 

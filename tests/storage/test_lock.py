@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,6 +76,18 @@ def test_folders_made_for_the_lock_go_where_nothing_was_written_and_stay_otherwi
     with only_writer(empty):
         pass
     assert empty.is_dir()
+
+
+def test_folder_that_is_removed_meanwhile_does_not_hide_what_went_wrong(tmp_path: Path) -> None:
+    def work() -> None:
+        with only_writer(tmp_path / "new"):
+            shutil.rmtree(tmp_path / "new")
+            raise SoRAError("the work's own fault")
+
+    with pytest.raises(SoRAError, match="the work's own fault"):
+        work()
+    with only_writer(tmp_path / "new"):
+        pass
 
 
 def test_shorter_process_id_leaves_nothing_of_a_longer_one(tmp_path: Path) -> None:
