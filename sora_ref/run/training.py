@@ -183,7 +183,8 @@ def _resume_point(
         trained = ckpt.read_checkpoint(found[-1])
     except SoRAError as error:
         raise ckpt.describe(found[-1], error, found) from error
-    same = accept or trained.base == run.base
+    accepted = before is not None and any(WEIGHTS in each.files for each in before.accepted)
+    same = accept or accepted or trained.base == run.base
     require(same, f"{run.setup.folder}: its weights are not those the run began with")
     names = run.setup.labels.names
     require(trained.labels.names == names, f"{found[-1]}: trained on other classes: expected {shown(names)}, as now")
@@ -195,11 +196,13 @@ def _resume_point(
     cut_logs(run.out, trained.position.step)
     ckpt.drop_old(run.out)
     position = replace(trained.position, planned=steps_in_all(run.config, len(run.data["train"].ids)))
-    if before is None:
-        write_inputs(run.out, Inputs(dict(now)))
-    elif before.changes(now):
-        write_inputs(run.out, before.accept(now, position.step))
-        position = replace(position, best_score=None, best_step=0, evaluations_since=0)  # scores of other data
+    inputs = Inputs(dict(now)) if before is None else before
+    if inputs.changes(now):
+        inputs = inputs.accept(now, position.step)
+    if inputs is not before:
+        write_inputs(run.out, inputs)
+    if any(each.step >= position.step for each in inputs.accepted):  # the checkpoint's scores are of other data
+        position = replace(position, best_score=None, best_step=0, evaluations_since=0)
     say(f"{run.out}: resumed at step {position.step} of {position.planned}")
     return ckpt.state_of(run.setup, trained), position
 

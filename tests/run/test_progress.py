@@ -147,7 +147,8 @@ def test_scores_that_are_undefined_keep_nothing_and_stop_the_run(keys: Keys, tmp
     assert not (tmp_path / "run" / "best.safetensors").exists()
 
 
-def test_best_is_forgotten_where_changed_data_are_accepted(keys: Keys, tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed", [False, True])
+def test_best_is_forgotten_where_changed_data_are_accepted(keys: Keys, tmp_path: Path, killed: bool) -> None:
     """A score on other data is no better and no worse."""
     keys = make_keys(tmp_path / "own") | PATIENT
     run = tmp_path / "run"
@@ -155,8 +156,11 @@ def test_best_is_forgotten_where_changed_data_are_accepted(keys: Keys, tmp_path:
         run_once(run, keys)
     path = tmp_path / "own" / "task" / "validation.tsv"
     path.write_text(path.read_text().replace("film", "cast"))
+    if killed:  # before its first checkpoint on the new data
+        with killed_at(1), pytest.raises(BrokenPipeError):
+            run_once(run, keys, resume=True, accept=True)
     with scores(0.9, 0.1, 0.2, 0.3, 0.1, 0.1):
-        summary = run_once(run, keys, resume=True, accept=True)
+        summary = run_once(run, keys, resume=True, accept=not killed)
     assert (summary["steps"], summary["best"]["step"]) == (6 * EPOCH, 4 * EPOCH)
 
 
