@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -369,11 +368,9 @@ def test_every_known_key_is_accepted_by_name_and_no_value_of_a_wrong_kind_leaves
     ],
 )
 def test_key_or_value_out_of_bounds_is_one_short_sentence(overrides: dict[str, Any], words: str) -> None:
-    began = time.perf_counter()
     sentence = fault(None, overrides)
     assert words in sentence
     assert len(sentence) < 400
-    assert time.perf_counter() - began < 1
 
 
 def test_key_over_a_table_is_refused(tmp_path: Path) -> None:

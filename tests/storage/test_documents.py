@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import tomllib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -95,20 +95,19 @@ def test_a_value_nested_without_end_is_a_sentence_of_convert_as_well() -> None:
 
 
 @pytest.mark.parametrize("text", [".".join("a" * 50_000) + " = 1", "[" + ".".join("a" * 50_000) + "]"])
-def test_a_key_without_end_is_refused_at_once(text: str) -> None:
+def test_a_key_without_end_is_refused_before_it_is_parsed(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """tomllib takes 30 seconds for 50,000 parts, and four times as many for twice."""
-    began = time.perf_counter()
+    parsed: list[str] = []
+    monkeypatch.setattr(tomllib, "loads", parsed.append)
     with pytest.raises(SoRAError, match="it: a key in it has a hundred parts or more: expected a thing"):
         decode_toml(text, "it", "a thing")
-    assert time.perf_counter() - began < 1
+    assert parsed == []
 
 
-def test_what_only_looks_like_an_endless_key_is_read_in_linear_time() -> None:
+def test_what_only_looks_like_an_endless_key_is_read() -> None:
     values = {"list": [0.125] * 20_000, "word": "x" * 500_000, "dots": "." * 200_000}
     text = f"list = {values['list']}\nword = '{values['word']}'\ndots = '{values['dots']}'\n[a.b.'c.d'.e]\n"
-    began = time.perf_counter()
     assert decode_toml(text, "it", "a thing") == values | {"a": {"b": {"c.d": {"e": {}}}}}
-    assert time.perf_counter() - began < 5
 
 
 @given(st.text() | st.binary().map(repr) | st.floats().map(repr) | st.lists(st.text()).map(repr))
