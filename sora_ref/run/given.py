@@ -14,7 +14,7 @@ from sora_ref.errors import SoRAError, printable, shown
 from sora_ref.run.config import Config
 from sora_ref.run.data import GLUE, TASK_NAMES, Columns, Example, Labels, Tally, Task, read_table, table_rows
 from sora_ref.run.data.classes import relabelled
-from sora_ref.run.data.rows import Fault, Format, place, texts_of_lines
+from sora_ref.run.data.rows import Fault, Format, is_unicode, place, texts_of_lines
 from sora_ref.run.data.table import say_unknown
 from sora_ref.run.setup import Say
 
@@ -59,7 +59,7 @@ def examples_of_texts(config: Config, texts: Sequence[str], seconds: Sequence[st
     pairs = of_pairs(config)
     require(pairs or not seconds, "the run was trained on single texts: expected no second ones (--text2)")
     for text in (*texts, *seconds):
-        require(_is_unicode(text), "a text is not valid UTF-8: expected Unicode text")
+        require(is_unicode(text), "a text is not valid UTF-8: expected Unicode text")
     require(
         not pairs or len(seconds) == len(texts),
         f"the run was trained on pairs of texts, and {len(texts)} came with {len(seconds)} second ones: expected "
@@ -155,11 +155,3 @@ def _columns(config: Config, given: Given) -> Columns:
 
 def _header(config: Config) -> bool:
     return config.task.header if config.task.name == "table" else True
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

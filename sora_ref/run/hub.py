@@ -12,16 +12,9 @@ from pathlib import Path
 
 from sora_ref.checks import require
 from sora_ref.errors import SoRAError, brief, printable
+from sora_ref.run.tokenizer_files import NAMES
 
-FILES = (
-    "config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-)
+FILES = ("config.json", "model.safetensors", *NAMES)
 
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
 _NAME = re.compile(rf"(?P<repository>(?:{_PART}/)?{_PART})(?:@(?P<revision>[A-Za-z0-9][A-Za-z0-9._/-]{{0,99}}))?")

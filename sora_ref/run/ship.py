@@ -20,6 +20,7 @@ from sora_ref.peft.format import Layout
 from sora_ref.peft.rounding import Format, format_of
 from sora_ref.run.checkpoint import Trained, checkpoint_bytes, without_moments
 from sora_ref.run.config import Config, dump_config
+from sora_ref.run.hub import repository
 from sora_ref.run.merged import hub_commit, hub_name, labels_of_setup, merged_config, merged_extras
 from sora_ref.run.setup import Params, Setup, to_host
 from sora_ref.run.tokenizer_files import read_tokenizer_files
@@ -135,7 +136,7 @@ def write_peft(
         layout=layout,
         base_model=named or setup.folder.name,
         revision=None if base_model else hub_commit(setup),
-        local_base=named is None,
+        local_base=named is None or repository(named) is None,
         without_head=without_head,
         dtype=dtype,
         labels=setup.labels.names,

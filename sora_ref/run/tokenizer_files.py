@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING
 
 from sora_ref.checks import require
 from sora_ref.errors import SoRAError, printable, shown
+from sora_ref.run.token_settings import BESIDE, FILE
 from sora_ref.storage.files import read_regular
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_TOKENIZER, _VOCABULARY = "tokenizer.json", "vocab.txt"
-_OBJECTS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_VOCABULARY = "vocab.txt"
+NAMES = (FILE, *BESIDE, _VOCABULARY)
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
     """The tokenizer's files that are there, links that lead nowhere included."""
-    paths = [folder / name for name in (_TOKENIZER, *_OBJECTS, _VOCABULARY)]
+    paths = [folder / name for name in NAMES]
     return [path for path in paths if path.exists() or path.is_symlink()]
 
 
@@ -35,9 +36,9 @@ def read_tokenizer_files(folder: Path) -> dict[str, bytes]:
     for path in tokenizer_files(folder):
         _require_own(path, folder)
         found[path.name] = read_regular(path, "a file of the model's tokenizer")
-    require(_TOKENIZER in found, f"{printable(str(folder / _TOKENIZER))}: no such file: expected the model's tokenizer")
-    tokenizer = _tokenizer(folder / _TOKENIZER, found[_TOKENIZER])
-    for name in _OBJECTS:
+    require(FILE in found, f"{printable(str(folder / FILE))}: no such file: expected the model's tokenizer")
+    tokenizer = _tokenizer(folder / FILE, found[FILE])
+    for name in BESIDE:
         if name in found:
             _require_object(folder / name, found[name])
     if _VOCABULARY in found:
@@ -86,6 +87,4 @@ def _require_vocabulary(path: Path, data: bytes, tokenizer: Tokenizer) -> None:
     for number, line in enumerate(lines, start=1):
         token = line.removesuffix("\r")
         known = tokenizer.token_to_id(token) is not None or (number == len(lines) and not token)
-        require(
-            known, f"{printable(str(path))}, line {number}: no token of {_TOKENIZER} beside it: expected one a line"
-        )
+        require(known, f"{printable(str(path))}, line {number}: no token of {FILE} beside it: expected one a line")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,6 +48,7 @@ def find_checkpoint(path: Path, stage: int | None = None) -> tuple[Path, Path]:
         if folder is None:
             raise SoRAError(f"{path}: no config.toml beside or above it: expected a file of a run directory")
         return folder / "config.toml", path
+    require(os.path.lexists(path), f"{path}: no such folder: expected a run directory")
     require((path / "config.toml").is_file(), f"{path}: no config.toml in it: expected a run directory")
     if stage is not None:
         file = path / "stages" / f"stage-{stage:02d}.safetensors"

@@ -286,7 +286,7 @@ def test_checkpoint_is_found_by_run_by_stage_and_by_file(mean: Path, tmp_path: P
     assert find_checkpoint(adapter) == find_checkpoint(adapter.parent) == (adapter.parent / "config.toml", adapter)
     for path, words in (
         (tmp_path, "no config.toml in it: expected a run directory"),
-        (tmp_path / "none", "no config.toml in it"),
+        (tmp_path / "none", "no such folder: expected a run directory"),
         (mean / "config.toml", r"expected a run directory or a \.safetensors file of one"),
     ):
         with pytest.raises(SoRAError, match=words):

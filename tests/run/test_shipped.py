@@ -212,6 +212,10 @@ def invoke(*arguments: object) -> str:
 def test_export_says_what_it_calls_its_base_and_what_rounding_may_do(runs: dict[str, Path], tmp_path: Path) -> None:
     out = invoke("export", runs["mean"], "--out", tmp_path / "a", "--dtype", "bfloat16", "--quiet")
     assert "the adapter calls its base model tiny, the name of a folder here: --base-model says" in out
+    path = "/home/me/models/tiny"
+    named = invoke("export", runs["mean"], "--out", tmp_path / "path", "--base-model", path)
+    assert f"the adapter calls its base model {path}, the name of a folder here" in named
+    assert f"`{path}`, a folder where this was trained" in (tmp_path / "path" / "README.md").read_text()
     assert "rounding to bfloat16 moves no entry of an adapter's weight change by more than " in out
     facts = json.loads(
         invoke("export", runs["mean"], "--out", tmp_path / "b", "--base-model", "a/b", "--license", "mit", "--json")

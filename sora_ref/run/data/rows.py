@@ -262,10 +262,11 @@ def _json_text(value: Any) -> str | None:
         return "true" if value else "false"
     if value is None:
         return ""
-    return value if isinstance(value, str) and (value.isascii() or _is_unicode(value)) else None
+    return value if isinstance(value, str) and (value.isascii() or is_unicode(value)) else None
 
 
-def _is_unicode(value: str) -> bool:
+def is_unicode(value: str) -> bool:
+    """Whether this is text, without half of a surrogate pair."""
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
