@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PARALLEL := --numprocesses auto --dist worksteal
 export SORA_REF_CACHE ?= $(CURDIR)/.cache
 
 .DEFAULT_GOAL := help
@@ -18,7 +19,7 @@ demo-quick: .venv/run  ## The same with a small model and few steps (under a min
 	$(BIN)/sora-ref demo --quick
 
 test: .venv/test  ## Run the tests; those that need real weights skip unless `make weights` or `make demo` fetched them.
-	$(BIN)/python -m pytest --ignore tests/oracles
+	$(BIN)/python -m pytest $(PARALLEL) --ignore tests/oracles
 
 weights: .venv/run  ## Fetch the real weights and data into .cache.
 	$(BIN)/sora-ref fetch
@@ -29,7 +30,7 @@ lint: .venv/lint  ## Check style and types.
 	$(BIN)/mypy
 
 oracles: .venv/oracles  ## Compare live with PyTorch, JAX, transformers, PEFT, scikit-learn, PyProximal and SciPy (installs them).
-	$(BIN)/python -m pytest tests/oracles
+	$(BIN)/python -m pytest $(PARALLEL) tests/oracles
 
 bench: .venv/oracles  ## Time training and inference beside PyTorch; writes build/bench.json and a picture (17 minutes, idle machine).
 	$(BIN)/python tests/bench
