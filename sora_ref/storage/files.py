@@ -26,8 +26,8 @@ from sora_ref.storage.weights import canonical
 
 _DIGEST = "sha256"
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-_OURS = r"config\.toml|(versions|inputs|summary|memorization_ids)\.json|(metrics|gates)\.jsonl|(ranks|gates)\.png"
-_SCRAP = re.compile(rf"\.({_OURS}|(best|(step|stage)-[0-9]+)\.safetensors)\.[a-z0-9_]{{8}}")
+_OURS = r"(versions|inputs|summary|memorization_ids|mlflow)\.json|(metrics|gates)\.jsonl|(ranks|gates)\.png"
+_SCRAP = re.compile(rf"\.(config\.toml|{_OURS}|(best|(step|stage)-[0-9]+)\.safetensors)\.[a-z0-9_]{{8}}")
 
 
 def write_bytes(path: Path, data: bytes) -> None:

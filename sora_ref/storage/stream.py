@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,14 +24,18 @@ def require_new(path: Path) -> None:
 def new_text(path: Path) -> Iterator[Callable[[str], None]]:
     """A function that writes text in UTF-8 into a hidden sibling, which gets its name when the block ends well.
 
-    Raises SoRAError where `path` exists, before or after, or cannot be written; then nothing is left behind.
+    Raises SoRAError where `path` exists, before or after, or cannot be written; then nothing is left behind.  A killed
+    process leaves its sibling, which the next call for the same path removes; that of a living one is locked.
     """
     require_new(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with _in_a_sentence(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(path)
             file = temporary.open("x", encoding="utf-8", newline="\n")
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
         def write(text: str) -> None:
             with _in_a_sentence(path):
@@ -50,6 +56,20 @@ def new_text(path: Path) -> Iterator[Callable[[str], None]]:
     finally:
         with suppress(OSError, ValueError):  # renamed, where all went well
             os.unlink(temporary)
+
+
+def _sweep(path: Path) -> None:
+    """Remove the siblings that killed processes left."""
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}")
+    with suppress(OSError):  # a folder that may be written and not be listed
+        for left in [entry for entry in path.parent.iterdir() if ours.fullmatch(entry.name)]:
+            with suppress(OSError):  # a link, or locked
+                descriptor = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    left.unlink()
+                finally:
+                    os.close(descriptor)
 
 
 @contextmanager

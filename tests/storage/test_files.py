@@ -25,6 +25,7 @@ from sora_ref.storage.files import (
     file_digest,
     keep_lines,
     read_tensors,
+    sweep,
     tensor_bytes,
     write_bytes,
     write_json,
@@ -378,3 +379,13 @@ def test_log_that_is_no_text_is_an_error_with_a_sentence(tmp_path: Path) -> None
     path.write_bytes(b'{"step": 0}\n\xff\xfe\n{"step": 1}\n')
     with pytest.raises(SoRAError, match="log"):
         read_lines(path)
+
+
+@pytest.mark.parametrize("name", ["config.toml", "inputs.json", "mlflow.json", "best.safetensors", "gates.png"])
+def test_scraps_of_what_a_run_writes_are_swept_and_others_are_not(tmp_path: Path, name: str) -> None:
+    for kept in (name, f".{name}", f".{name}.notes", f".my-{name}.0123abcd", f".{name}.0123abcd"):
+        (tmp_path / kept).touch()
+    sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [name, f".{name}", f".{name}.notes", f".my-{name}.0123abcd"]
+    )

@@ -1,5 +1,6 @@
 """A file that is written as it comes is there whole, or not at all, and never in another's place."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,21 @@ def test_a_full_disk_is_one_sentence_with_the_name_of_the_file(monkeypatch: pyte
 def test_a_name_that_no_file_can_have_is_one_sentence(tmp_path: Path, name: str) -> None:
     with pytest.raises(SoRAError, match="cannot be written"), new_text(tmp_path / name):
         pytest.fail("began to write")
+
+
+def test_what_a_killed_process_left_is_swept_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "out.txt"
+    mine = [".out.txt.notes", ".out.txt.0123ABCD", ".other.txt.0123abcd", "out.txt.0123abcd"]
+    for name in (*mine, ".out.txt.0123abcd"):
+        (tmp_path / name).write_text("half")
+    (tmp_path / ".out.txt.89abcdef").symlink_to(".out.txt.notes")
+    with new_text(path) as write:
+        assert not (tmp_path / ".out.txt.0123abcd").exists()
+        with suppress(SoRAError), new_text(path) as other:  # another writer, overtaken
+            other("theirs")
+            write("ours")
+            path.touch()
+        path.unlink()
+        write(", whole")
+    assert path.read_text() == "ours, whole"
+    assert sorted(found.name for found in tmp_path.iterdir()) == sorted([*mine, ".out.txt.89abcdef", "out.txt"])
