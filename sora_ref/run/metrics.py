@@ -35,14 +35,15 @@ def accuracy(predictions: Values, labels: Values) -> float:
 def f1(predictions: Values, labels: Values) -> float:
     """Harmonic mean of precision and recall of class 1 of two: 2·tp / (2·tp + fp + fn).
 
-    A label that is none of the classes is not class 1.  Raises `SoRAError` for another class than 0 and 1.
+    Where the label is none of the classes, a prediction of class 1 is one fp, and another one fn.  Raises `SoRAError` for another class than 0 and 1.
     """
     from sklearn.metrics import f1_score
 
     others = np.setdiff1d(np.concatenate([predictions, labels[labels != UNKNOWN]]), [0, 1])
     if others.size:
         raise SoRAError(f"f1 met class {others[0]}; expected the two classes 0 and 1")
-    return float(f1_score(labels == 1, predictions == 1, zero_division=0))
+    predicted = predictions == 1
+    return float(f1_score(np.where(labels == UNKNOWN, ~predicted, labels == 1), predicted, zero_division=0))
 
 
 def matthews(predictions: Values, labels: Values) -> float:

@@ -36,6 +36,15 @@ def test_f1_counts_class_one_only_and_matthews_counts_both() -> None:
     assert METRICS["f1"](np.zeros(4, int), np.zeros(4, int)) == 0.0
 
 
+@pytest.mark.parametrize("prediction", [0, 1])
+def test_label_that_is_none_of_the_classes_makes_every_metric_worse_whatever_is_predicted(prediction: int) -> None:
+    """It is one error more: 2·3/(2·3 + 2 + 1) of the table above."""
+    predictions, labels = np.array([*PREDICTIONS, prediction]), np.array([*LABELS, -1])
+    assert Fraction(METRICS["f1"](predictions, labels)) == Fraction(6 / 9)
+    for metric in ("accuracy", "f1", "matthews"):
+        assert METRICS[metric](predictions, labels) < METRICS[metric](predictions[:-1], labels[:-1])
+
+
 def test_accuracy_is_defined_for_more_than_two_classes() -> None:
     assert evaluate(["accuracy"], [2, 0, 1, 1], [2, 0, 2, 1]) == {"accuracy": 0.75}
 
