@@ -35,7 +35,8 @@ def accuracy(predictions: Values, labels: Values) -> float:
 def f1(predictions: Values, labels: Values) -> float:
     """Harmonic mean of precision and recall of class 1 of two: 2·tp / (2·tp + fp + fn).
 
-    Where the label is none of the classes, a prediction of class 1 is one fp, and another one fn.  Raises `SoRAError` for another class than 0 and 1.
+    Where the label is none of the classes, a prediction of class 1 is one fp, and another one fn.  Raises `SoRAError`
+    for another class than 0 and 1.
     """
     from sklearn.metrics import f1_score
 
