@@ -14,7 +14,7 @@ from sora_ref.errors import SoRAError, printable, shown
 from sora_ref.run.config import Config
 from sora_ref.run.data import GLUE, TASK_NAMES, Columns, Example, Labels, Tally, Task, read_table, table_rows
 from sora_ref.run.data.classes import relabelled
-from sora_ref.run.data.rows import Fault, Format, is_unicode, place, texts_of_lines
+from sora_ref.run.data.rows import Fault, Format, is_unicode, place, texts_of_lines, too_long
 from sora_ref.run.data.table import say_unknown
 from sora_ref.run.setup import Say
 
@@ -71,13 +71,15 @@ def examples_of_texts(config: Config, texts: Sequence[str], seconds: Sequence[st
 def examples_of_lines(config: Config, stream: BinaryIO, skipped: Tally | None) -> Iterator[Example]:
     """Yield the lines of standard input, in pairs split at a tab where the run was trained on pairs; see `skipped`.
 
-    Raises SoRAError for a line that is blank, is no UTF-8 or has no pair, unless it is passed over and tallied in
+    Raises SoRAError for a line that is blank, too long, no UTF-8 or no pair, unless it is passed over and tallied in
     `skipped`, and where there is no line.
     """
     line = 0
     for line, found in texts_of_lines(STDIN, stream, pairs=of_pairs(config)):
         if not isinstance(found, Fault) and not all(map(str.strip, found)):
             found = Fault("a blank text; expected one on every line")
+        if not isinstance(found, Fault):
+            found = next((fault for fault in map(too_long, found) if fault), found)
         if not isinstance(found, Fault):
             yield Example(f"{STDIN}:{line}", found[0], found[1] if len(found) > 1 else None, None)
         elif skipped is None:

@@ -343,3 +343,12 @@ def test_a_table_of_bad_rows_alone_is_refused(write: Write) -> None:
     assert "has no rows left, skipped 2 (line 2: 1 fields" in fault(
         write("t.tsv", "text\tlabel\na\nb\n"), skipped=Tally()
     )
+
+
+def test_text_beyond_a_million_characters_is_a_fault_of_its_row(write: Write) -> None:
+    path = write("long.tsv", f"text\tlabel\n{'a' * 1_000_000}\tx\n{'a' * 1_000_001}\ty\nshort\tz\n")
+    sentence = f"{path}, line 3: a text of 1,000,001 characters; expected at most 1,000,000"
+    assert fault(path) == sentence
+    examples, _ = read_table(path, text="text", label="label", skipped=(skipped := Tally()))
+    assert [example.label for example in examples] == [0, 1]
+    assert skipped.count == 1

@@ -128,6 +128,8 @@ def test_predict_refuses_lines_that_are_no_text_or_skips_them(run: Path) -> None
         "expected UTF-8 text)\n"
     )
     assert refused("predict", run, input="") == "stdin has no lines: expected a text on each"
+    sentence = refused("predict", run, input="a" * 1_000_001)
+    assert sentence == "stdin, line 1: a text of 1,000,001 characters; expected at most 1,000,000"
 
 
 def test_predict_reads_a_table_from_standard_input_where_its_format_is_named(run: Path) -> None:

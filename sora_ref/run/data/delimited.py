@@ -18,7 +18,7 @@ from sora_ref.run.data.labels import (
     not_a_number,
     parsed_number,
 )
-from sora_ref.run.data.rows import Fault, Format, cells, format_of, place
+from sora_ref.run.data.rows import Fault, Format, cells, format_of, place, too_long
 from sora_ref.run.data.tally import Tally
 from sora_ref.run.data.task import Example, Kind
 
@@ -54,8 +54,9 @@ def table_rows(
 ) -> Iterator[TableRow]:
     """Yield the rows of a file, or of an open ``stream`` that ``path`` names, one at a time; see `rows.cells`.
 
-    ``format`` goes by the suffix when it is None.  A row that is not sound (a `Fault`, or a blank cell) is raised as a
-    `SoRAError`; with ``skipped`` it is passed over and tallied there.  Ids are not compared: that would take memory.
+    ``format`` goes by the suffix when it is None.  A row that is not sound (a `Fault`, a blank cell, one too long) is
+    raised as a `SoRAError`; with ``skipped`` it is passed over and tallied there.  Ids are not compared: that would
+    take memory.
     """
     path = Path(path)
     places = (columns.text, columns.pair, columns.label, columns.id)
@@ -69,6 +70,9 @@ def table_rows(
                 if not cell or cell.isspace():
                     column = next(name for name, cell in zip(named, found, strict=True) if not cell.strip())
                     found = Fault(f"the column {shown(column)} is blank; expected text")
+                    break
+                if fault := too_long(cell):
+                    found = fault
                     break
         if isinstance(found, Fault):
             if skipped is None:

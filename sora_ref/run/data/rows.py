@@ -1,7 +1,7 @@
 """Rows out of TSV, CSV and JSONL files in UTF-8, one at a time, so that memory does not grow with the file.
 
 * TSV has no quoting: a tab ends a field, a line feed (or CR LF) a row, as in GLUE's files.
-* CSV is quoted as RFC 4180 says; a field may span lines and be as long as the file.
+* CSV is quoted as RFC 4180 says; a field may span lines and be as long as the file, a text up to `LONGEST_TEXT`.
 * JSONL has one object a line; a number counts as it is spelled, ``true`` and ``false`` as those words.
 
 A line with nothing on it is passed over.  What is wrong with one row is a `Fault` in its place, for the caller to raise
@@ -26,6 +26,7 @@ Format = Literal["tsv", "csv", "jsonl"]
 Lines = Iterator[tuple[int, "str | Fault"]]
 Fields = Iterator[tuple[int, "Sequence[str] | Fault"]]
 
+LONGEST_TEXT = 1_000_000  # characters: the tokeniser's time and memory grow with all of them, used or cut off
 _BLOCK = 10_000  # fields of CSV read at a time
 _LONGEST = 2**31 - 1  # characters of a CSV field that the csv module can be told of on every machine
 
@@ -34,6 +35,13 @@ class Fault(NamedTuple):
     """What is wrong with a row, and what was expected."""
 
     reason: str
+
+
+def too_long(text: str) -> Fault | None:
+    """The fault of a text of more characters than `LONGEST_TEXT`."""
+    if len(text) <= LONGEST_TEXT:
+        return None
+    return Fault(f"a text of {len(text):,} characters; expected at most {LONGEST_TEXT:,}")
 
 
 def place(path: Path, line: int) -> str:
