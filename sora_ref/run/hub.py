@@ -27,6 +27,12 @@ def repository(name: str) -> str | None:
     return found["repository"] if found else None
 
 
+def revision(name: str) -> str | None:
+    """The revision that stands behind a repository's name; None where there is none, or no such name."""
+    found = _NAME.fullmatch(name)
+    return found["revision"] if found else None
+
+
 def hub_folder(name: str, say: Callable[[str], None] | None = None) -> Path:
     """The folder of a model of the hub, in huggingface_hub's cache; what is not there yet is downloaded.
 

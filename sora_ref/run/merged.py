@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from sora_ref.checks import require
-from sora_ref.errors import SoRAError, printable
 from sora_ref.models.pretrained import POOLER
 from sora_ref.peft import loaders
 from sora_ref.peft.card import Labels, labels_of, merged_card
@@ -18,7 +16,7 @@ from sora_ref.peft.format import CLASSIFIER, HEAD_FILE, LABELS_FILE, README_FILE
 from sora_ref.run.fetch import ARTEFACTS
 from sora_ref.run.hub import repository
 from sora_ref.run.setup import Setup
-from sora_ref.storage.files import read_regular
+from sora_ref.storage.documents import read_json
 
 LOADER_FILE = "load_with_transformers.py"
 
@@ -62,11 +60,8 @@ def merged_config(setup: Setup, dtype: str) -> dict[str, Any]:
     text-classification pipeline, which would run a classifier drawn at random, has nothing to choose from and fails.
     """
     path = setup.folder / "config.json"
-    try:
-        config = json.loads(read_regular(path, "the model's configuration"))
-    except (ValueError, RecursionError) as error:
-        raise SoRAError(f"{printable(str(path))}: not JSON: expected the model's configuration") from error
-    config = {key: value for key, value in config.items() if key not in _OLD}
+    found = read_json(path, dict[str, Any], "the model's configuration")
+    config = {key: value for key, value in found.items() if key not in _OLD}
     labels = labels_of_setup(setup)
     cls = setup.model.head == "cls"
     names = labels.names if cls else ()

@@ -20,7 +20,7 @@ from sora_ref.peft.format import Layout
 from sora_ref.peft.rounding import Format, format_of
 from sora_ref.run.checkpoint import Trained, checkpoint_bytes, without_moments
 from sora_ref.run.config import Config, dump_config
-from sora_ref.run.hub import repository
+from sora_ref.run.hub import repository, revision
 from sora_ref.run.merged import hub_commit, hub_name, labels_of_setup, merged_config, merged_extras
 from sora_ref.run.setup import Params, Setup, to_host
 from sora_ref.run.tokenizer_files import read_tokenizer_files
@@ -120,13 +120,14 @@ def write_peft(
 ) -> ExportReport:
     """Write a PEFT LoRA adapter, read it back and compare (see `peft.export_adapter`).
 
-    base_model: what the adapter's configuration calls its base; by default the hub's name of a fetched model, else
-    the name of its folder, without the path, which would mean nothing on another machine.
+    base_model: what the adapter's configuration calls its base, for the hub org/name or org/name@revision; by default
+    the hub's name of a fetched model, else the name of its folder, without the path, which would mean nothing on
+    another machine.
     """
     setup = loaded.setup
     require(bool(setup.scales), f"{loaded.file}: no adapters in it: expected a run with adapter.kinds")
     _require_finite(loaded)
-    named = base_model or hub_name(setup)
+    named = (repository(base_model) or base_model) if base_model else hub_name(setup)
     labels = labels_of_setup(setup)
     return export_adapter(
         out,
@@ -135,7 +136,7 @@ def write_peft(
         head=setup.model.head,
         layout=layout,
         base_model=named or setup.folder.name,
-        revision=None if base_model else hub_commit(setup),
+        revision=revision(base_model) if base_model else hub_commit(setup),
         local_base=named is None or repository(named) is None,
         without_head=without_head,
         dtype=dtype,

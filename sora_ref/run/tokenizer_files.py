@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sora_ref.checks import require
-from sora_ref.errors import SoRAError, printable, shown
+from sora_ref.errors import SoRAError, brief, printable, shown
 from sora_ref.run.token_settings import BESIDE, FILE
 from sora_ref.storage.files import read_regular
 
@@ -68,7 +68,9 @@ def _tokenizer(path: Path, data: bytes) -> Tokenizer:
     try:
         return Tokenizer.from_str(data.decode())
     except Exception as error:  # tokenizers raises bare Exception
-        raise SoRAError(f"{printable(str(path))}: not a tokeniser ({error}): expected a tokenizer.json") from error
+        raise SoRAError(
+            f"{printable(str(path))}: not a tokeniser ({brief(str(error))}): expected a tokenizer.json"
+        ) from error
 
 
 def _require_object(path: Path, data: bytes) -> None:

@@ -140,9 +140,12 @@ def file_digest(path: Path) -> str:
 
 
 def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Append JSON lines; a line cut short by a kill is dropped when they are read."""
+    """Append JSON lines; a line cut short by a kill is dropped when they are read.
+
+    Raises SoRAError where the file cannot be written, or is a link: it would lead out of the run's folder.
+    """
     try:
-        with path.open("a", encoding="utf-8") as file:
+        with os.fdopen(_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a", encoding="utf-8") as file:
             for record in records:
                 file.write(to_json(record) + "\n")
     except OSError as error:
@@ -173,13 +176,19 @@ def keep_lines(
             keep = end
     try:
         if path.exists() and path.stat().st_size > keep:
-            with path.open("r+b") as file:
+            with os.fdopen(_own(path, os.O_RDWR), "r+b") as file:
                 file.truncate(keep)
                 os.fsync(file.fileno())
     except OSError as error:
         raise SoRAError(
             f"{printable(str(path))}: cannot be written ({error.strerror}): expected a writable log"
         ) from error
+
+
+def _own(path: Path, flags: int) -> int:
+    """A log of ours, open to be written; SoRAError where a link stands there."""
+    require(not path.is_symlink(), f"{printable(str(path))}: a link: expected a log of the run's own")
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0), 0o666)
 
 
 def _digest(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:

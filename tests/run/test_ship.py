@@ -229,6 +229,9 @@ def test_exported_adapter_is_the_runs(keys: Keys, tmp_path: Path, head: str, lay
 def test_export_calls_its_base_as_it_is_told(mean: Path, tmp_path: Path) -> None:
     write_peft(load_trained(mean), tmp_path / "peft", "compact", "somebody/tiny")
     assert read_adapter(tmp_path / "peft").config["base_model_name_or_path"] == "somebody/tiny"
+    write_peft(load_trained(mean), tmp_path / "at", "compact", "somebody/tiny@v1.0")
+    config = read_adapter(tmp_path / "at").config
+    assert (config["base_model_name_or_path"], config["revision"]) == ("somebody/tiny", "v1.0")
 
 
 def test_trained_biases_do_not_fit_into_peft_and_are_refused_by_name(keys: Keys, tmp_path: Path) -> None:

@@ -374,6 +374,17 @@ def test_file_cut_anywhere_keeps_its_whole_lines_and_is_mended(tmp_path: Path) -
         assert path.read_bytes() == data
 
 
+def test_log_that_is_a_link_is_neither_written_nor_cut(tmp_path: Path) -> None:
+    theirs, link = tmp_path / "theirs.txt", tmp_path / "metrics.jsonl"
+    theirs.write_text('{"step": 9}\n')
+    link.symlink_to(theirs)
+    with pytest.raises(SoRAError, match=r"metrics\.jsonl: a link: expected a log of the run's own"):
+        append_lines(link, [{"step": 1}])
+    with pytest.raises(SoRAError, match="a link"):
+        keep_lines(link, 0)
+    assert theirs.read_text() == '{"step": 9}\n'
+
+
 def test_log_that_is_no_text_is_an_error_with_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(b'{"step": 0}\n\xff\xfe\n{"step": 1}\n')
