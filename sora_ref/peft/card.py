@@ -104,7 +104,7 @@ _LOAD = """\
 from load_with_peft import Classifier  # run in this folder
 
 model = Classifier()  # or Classifier("path/to/the/base/model")
-predictions = model.predict(["a fine film", "a dull one"])
+predictions = model.predict(["a fine film", "a dull one"])  # of pairs: model.predict(firsts, seconds)
 ```
 """
 
@@ -166,6 +166,7 @@ def adapter_card(
     local:  base_model is the name of a folder of the machine it was trained on.
     whole:  the head is inside the adapter.  saved: every module in full in it.  ranks: components kept, by module.
     """
+    carriers = sum(rank > 0 for rank in ranks.values())
     rows = "\n".join(f"| `{module}` | {rank} |" for module, rank in ranks.items())
     task = "text-classification" if whole else "feature-extraction"
     top = header(
@@ -199,7 +200,7 @@ This folder has layout `{layout}` and {suits}.  Whether a server runs BERT at al
 
 ## Ranks
 
-Components kept: {sum(ranks.values())} in {len(ranks)} modules.  Modules at rank 0 carry no adapter.
+Components kept: {sum(ranks.values())} in {carriers} of {len(ranks)} modules.  Modules at rank 0 carry no adapter.
 
 | module | rank |
 |---|---|
@@ -235,7 +236,7 @@ _MERGED_WHOLE = """\
 from transformers import pipeline
 
 classify = pipeline("text-classification", ".", truncation=True, max_length={max_length})  # "." is this folder
-predictions = classify(["a fine film", "a dull one"])
+predictions = classify(["a fine film", "a dull one"])  # of pairs: [{{"text": first, "text_pair": second}}]
 ```
 
 `config.json` names the outputs:
@@ -246,7 +247,7 @@ _MERGED_BESIDE = f"""\
 from load_with_transformers import Classifier  # run in this folder
 
 model = Classifier()
-predictions = model.predict(["a fine film", "a dull one"])
+predictions = model.predict(["a fine film", "a dull one"])  # of pairs: model.predict(firsts, seconds)
 ```
 
 **Not `pipeline("text-classification")`**: the trained head is a linear map of the mean of the hidden states, which

@@ -22,6 +22,7 @@ import numpy as np
 from sora_ref.checks import require
 from sora_ref.run.config import Config, load_config
 from sora_ref.run.evaluate import predict_logits, score
+from sora_ref.run.interrupt import Interrupted
 from sora_ref.run.setup import Say, read_task
 from sora_ref.run.ship import write_merged, write_peft, write_pruned
 from sora_ref.run.text import encode
@@ -73,7 +74,11 @@ def run_demo(
     def run(name: str, keys: Mapping[str, Any]) -> dict[str, Any]:
         config = load_config(None, shared | dict(keys))
         say(f"\n{name}")
-        return train(config, folder / name, resume="if-any", quiet=quiet, say=lambda line: None)
+        try:
+            return train(config, folder / name, resume="if-any", quiet=quiet, say=lambda line: None)
+        except Interrupted as stopped:
+            sentence = f"{folder / name}: stopped after a checkpoint; the same command goes on from there"
+            raise Interrupted(sentence, stopped.number) from stopped
 
     read_task(load_config(None, shared), say)  # fetched and described once
     head = run("head-only", {"adapter.kinds": []})

@@ -153,3 +153,21 @@ def test_merged_card_warns_of_the_pipeline_where_it_would_draw_a_classifier() ->
     assert "max_length=12" in python_of(cls)[0]
     for text in (mean, cls):
         assert "- output 1: `good`" in text
+
+
+def test_card_counts_the_modules_that_carry_an_adapter(tmp_path: Path) -> None:
+    kept = SoRA(np.ones((2, 3)), np.ones(2), np.ones((3, 2)), 2.0)
+    gone = SoRA(np.ones((2, 3)), np.zeros(2), np.ones((3, 2)), 2.0)
+    adapters = {QUERY: kept, QUERY.replace("query", "key"): gone}
+    saved = {"classifier.weight": np.eye(2, 3), "classifier.bias": np.zeros(2)}
+    export_adapter(tmp_path / "a", adapters, saved, head="mean", layout="compact", base_model="base")
+    assert "Components kept: 2 in 1 of 2 modules." in (tmp_path / "a" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("head", ["cls", "mean"])
+def test_cards_show_how_pairs_are_given(tmp_path: Path, head: Head) -> None:
+    text = (export(tmp_path / "a", head) / "README.md").read_text(encoding="utf-8")
+    merged = merged_card(base_model=None, head=head, labels=labels_of(2, [], 128), licence=None)
+    by_loader = "# of pairs: model.predict(firsts, seconds)"
+    assert by_loader in text
+    assert (by_loader if head == "mean" else '# of pairs: [{"text": first, "text_pair": second}]') in merged

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sora_ref.run.checkpoint import checkpoints
 from sora_ref.run.config import load_config
 from sora_ref.run.demo import demo_config, nearest_rank, run_demo
 from sora_ref.run.fetch import is_cached
+from sora_ref.run.interrupt import Interrupted
 from sora_ref.run.ship import write_pruned
 from sora_ref.run.trained import load_trained
 
@@ -171,6 +173,18 @@ def test_demo_goes_on_where_a_run_was_stopped(done: Any, tiny: dict[str, Any], t
     for row, expected in zip(found["results"], facts["results"], strict=True):
         assert row | {"seconds": 0} == expected | {"seconds": 0}
     assert found["modules"] == facts["modules"]
+
+
+def test_demo_that_is_stopped_says_that_the_same_command_goes_on(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any, **__: Any) -> dict[str, Any]:
+        raise Interrupted("stopped at step 1; --resume goes on from there", signal.SIGTERM)
+
+    monkeypatch.setattr(demo, "train", stopped)
+    with pytest.raises(Interrupted, match="head-only: stopped after a checkpoint; the same command goes on") as caught:
+        again(tiny, tmp_path / "demo-quick")
+    assert caught.value.number == signal.SIGTERM
 
 
 def test_shipped_models_of_an_earlier_call_are_replaced_and_nothing_else(
