@@ -163,7 +163,7 @@ def adapter_card(
 ) -> str:
     """README.md of an exported adapter.
 
-    local:  base_model is the name of a folder of the machine it was trained on.
+    local:  base_model is no name on a hub, but that of a folder.
     whole:  the head is inside the adapter.  saved: every module in full in it.  ranks: components kept, by module.
     """
     carriers = sum(rank > 0 for rank in ranks.values())
@@ -174,7 +174,7 @@ def adapter_card(
     )
     base = f"- Base model: {code(base_model)}"
     if local:
-        base += ", a folder where this was trained: no name on a hub.  Give the loader the path of that model"
+        base += ", which is no name on a hub.  Give the loader the path of that model"
     extra = "".join(f"- {_one_line(note)}\n" for note in notes)
     suits = _suits(layout, saved)
     return f"""\

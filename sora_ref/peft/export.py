@@ -37,7 +37,7 @@ class ExportReport:
     """What was written.
 
     folder, files:   where, and the size of each file in bytes.
-    base_model:      what the configuration calls it;  local_base: it is the name of a folder here.
+    base_model:      what the configuration calls it;  local_base: that is no name on a hub, but a folder's.
     task_type:       PEFT's: SEQ_CLS with the head `cls` inside, FEATURE_EXTRACTION on the bare encoder otherwise.
     ranks:           components kept, by module; those at 0 carry no adapter.
     rank:            the largest of the written ones: r of the configuration.
@@ -91,7 +91,7 @@ def export_adapter(
     head:       `cls` (BertForSequenceClassification) or `mean` (bare BertModel, plus head.safetensors).
     layout:     see `peft.layouts`.
     base_model: the base model's name or path, as the reader's machine knows it; revision: its commit on the hub.
-    local_base: it is the name of a folder here, which the README says.
+    local_base: it is no name on a hub, but a folder's, which the README says.
     without_head: the adapter holds LoRA matrices alone, of the bare encoder; the head stands beside it.
     dtype:      float32, float64, float16 or bfloat16, of A and B; the adapters' own by default.
     labels:     names of the outputs, in order; none for transformers' LABEL_0 …, or for regression.

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from sora_ref import SPEC_VERSION, __version__
-from sora_ref.errors import SoRAError
+from sora_ref.errors import SoRAError, shown
 from sora_ref.run import use
 from sora_ref.run.options import load as _load
 from sora_ref.run.options import output as _output
@@ -257,7 +257,7 @@ def export(
         lines.append(f"every module is at rank 0, which PEFT refuses: {report.placeholder} carries a zero of rank 1")
     if report.local_base:
         lines.append(
-            f"the adapter calls its base model {report.base_model}, the name of a folder here: "
+            f"the adapter calls its base model {shown(report.base_model)}, which is no name on a hub: "
             "--base-model says what others know it by"
         )
     facts = {

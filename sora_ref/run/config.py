@@ -298,6 +298,20 @@ def _check(config: Config) -> None:
         except SoRAError as error:
             said = str(error)
             raise SoRAError(said if said.startswith("schedule.") else f"schedule: {said}") from error
+    _require_thresholds(config)
+
+
+def _require_thresholds(config: Config) -> None:
+    """SoRAError where a threshold would be beyond the numbers of the dtype: a run would only find it at that step."""
+    schedule = config.schedule
+    key = "gate.strength" if schedule is None else "schedule"
+    strengths = (config.gate.strength,) if schedule is None else schedule.strengths()
+    largest, rate = float(np.finfo(config.dtype).max), max(config.gate.lr or config.train.lr, 1.0)
+    require(
+        max(strengths) * rate <= largest,
+        f"{key} reaches {max(strengths):g}, at a learning rate of {rate:g}: expected thresholds that {config.dtype} "
+        "can hold",
+    )
 
 
 def with_absolute_paths(config: Config) -> Config:

@@ -28,6 +28,7 @@ from sora_ref.errors import SoRAError, shown
 from sora_ref.run import checkpoint as ckpt
 from sora_ref.run.checkpoint import Position
 from sora_ref.run.config import Config, differences, dump_config, load_config, with_absolute_paths
+from sora_ref.run.data import Task
 from sora_ref.run.evaluate import predict_logits, score
 from sora_ref.run.found import Found, clear_outset, look, refusal
 from sora_ref.run.inputs import WEIGHTS, input_files
@@ -112,10 +113,10 @@ def _train(config: Config, out: Path, accept: bool, quiet: bool, say: Say) -> di
 
     task = read_task(config, say)
     labels = Labels(task.kind, task.labels, task.metrics)
+    _require_splits(task, config)
     setup = make_setup(config, labels, say)
     used = {name: part for name, part in task.splits.items() if config.train.score_test or not name.startswith("test")}
     data = {name: encode(examples, setup.tokenizer, setup.model.bert) for name, examples in used.items()}
-    require("train" in data, f"task {task.name} has no split train: expected examples to train on")
     for split, part in data.items():
         required = split == "train" or split.startswith("validation")
         require(
@@ -125,10 +126,6 @@ def _train(config: Config, out: Path, accept: bool, quiet: bool, say: Say) -> di
         )
     require_unchanged(now, files)
     run = Run(out, setup, task, data, now[WEIGHTS].sha256, quiet)
-    require(
-        any(split.startswith("validation") for split in data),
-        f"task {task.name} has the splits {', '.join(data)}: expected a validation split",
-    )
 
     with stop_requested() as stop:  # from the moment that there is a checkpoint to be had
         start = _resume_point(run, before, now, accept, say) if resuming else _begin(run, now)
@@ -137,6 +134,22 @@ def _train(config: Config, out: Path, accept: bool, quiet: bool, say: Say) -> di
     best = best_of(config, position, run.selection, labels.metrics[0])
     unscored = [name for name, part in task.splits.items() if name not in used and part[0].label is not None]
     return finish(run.out, run.setup, run.data, state.params, position, results, run.task.notes, best, unscored)
+
+
+def _require_splits(task: Task, config: Config) -> None:
+    """SoRAError unless there are examples to train on and to validate on, and to test on where that is asked for."""
+    listed = ", ".join(task.splits)
+    for split, missing in (("train", "examples to train on"), ("validation", "a validation split")):
+        have = any(name.startswith(split) for name in task.splits)
+        few = split == "validation" and task.name == "table"
+        hint = " (--validation FILE; ten different texts or more to train on have one drawn from them)" if few else ""
+        require(have, f"task {task.name} has the splits {listed}: expected {missing}{hint}")
+    tests = [name for name, part in task.splits.items() if name.startswith("test") and part[0].label is not None]
+    require(
+        bool(tests) or not config.train.score_test,
+        f"task {task.name} has the splits {listed}: expected a labelled test split to score, or no train.score_test "
+        "(--score-test)",
+    )
 
 
 def _begin(run: Run, now: Mapping[str, Input]) -> tuple[TrainState, Position]:

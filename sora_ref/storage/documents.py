@@ -96,7 +96,7 @@ def line_of(path: Path, number: int) -> str:
 def read_toml(path: Path, expected: str) -> dict[str, Any]:
     """The tables of a TOML file; SoRAError where there is no such file, or it is no TOML in UTF-8."""
     try:
-        text = read_regular(path, expected).decode()
+        text = read_regular(path, expected).decode("utf-8-sig")  # some editors begin a file with a byte order mark
     except UnicodeDecodeError as error:
         raise _refusal(error, "TOML", printable(str(path)), expected) from error
     return decode_toml(text, printable(str(path)), expected)

@@ -96,7 +96,7 @@ def _require_free(folder: Path, overwrite: bool, replaceable: Collection[str]) -
     require(above.is_dir() or not os.path.lexists(above), f"{above} is not a folder: expected one for {folder.name}")
     if not os.path.lexists(folder):
         return
-    require(overwrite, f"{folder} exists already: expected a new folder, or to be told to overwrite it")
+    require(overwrite, f"{folder} exists already: expected the name of a new folder")
     require(folder.is_dir() and not folder.is_symlink(), f"{folder} is not a folder: expected one to overwrite")
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in replaceable)
     require(not foreign, f"{folder} holds {', '.join(foreign)}: expected only files of an export, to overwrite them")

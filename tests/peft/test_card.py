@@ -119,7 +119,7 @@ def test_base_model_that_is_no_name_on_the_hub_is_none_in_the_header(tmp_path: P
 def test_local_base_is_said_to_be_one(tmp_path: Path) -> None:
     text = (export(tmp_path / "a", "cls", base_model="tiny", local_base=True) / "README.md").read_text()
     assert "base_model" not in front_matter(text)
-    assert "- Base model: `tiny`, a folder where this was trained: no name on a hub." in text
+    assert "- Base model: `tiny`, which is no name on a hub." in text
 
 
 def test_labels_fit_the_outputs() -> None:

@@ -509,3 +509,23 @@ def test_differences_are_the_dotted_keys_that_differ() -> None:
 def test_a_key_of_very_many_parts_is_refused_at_once(parts: int) -> None:
     with pytest.raises(SoRAError, match=r"a key of more than ten parts: expected one like train\.lr"):
         load_config(None, {".".join("a" * parts): 1})
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"gate.strength": 1e308}, "gate.strength reaches 1e+308"),
+        ({"schedule.kind": "linear", "schedule.stop": 1e39, "schedule.stages": 2}, "schedule reaches 1e+39"),
+        ({"gate.strength": 1e38, "gate.lr": 1e3}, "gate.strength reaches 1e+38, at a learning rate of 1000"),
+    ],
+)
+def test_thresholds_that_the_dtype_cannot_hold_are_refused_before_anything_is_begun(
+    keys: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(SoRAError, match=re.escape(named)):
+        load_config(None, keys)
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_bytes(b"\xef\xbb\xbfseed = 7\n")
+    assert load_config(tmp_path / "c.toml", {}).seed == 7

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import struct
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from tiny_run import EPOCH, make_config, make_keys, outcome, records, run_once, 
 
 from sora_ref.errors import SoRAError
 from sora_ref.run import loggers as sinks
-from sora_ref.run.interrupt import Interrupted
+from sora_ref.run.interrupt import Interrupted, Stop
 from sora_ref.run.loggers import Loggers, require_loggers, values_of
 
 Keys = dict[str, Any]
@@ -66,10 +65,10 @@ def stop_at(step: int) -> Iterator[None]:
     """A stop that is asked for while this step is made."""
     from sora_ref import training_step
 
-    event = threading.Event()
+    event = Stop()
 
     @contextmanager
-    def requested() -> Iterator[threading.Event]:
+    def requested() -> Iterator[Stop]:
         yield event
 
     def counted(*arguments: Any) -> Any:

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file
 from tiny_run import copy_run, make_keys, run_once, tree, write_model
 
-from sora_ref.errors import SoRAError
+from sora_ref.errors import SoRAError, shown
 from sora_ref.models.tensors import read_tensors
 from sora_ref.peft import read_adapter
 from sora_ref.run.checkpoint import checkpoint_bytes, checkpoints
@@ -211,11 +211,11 @@ def invoke(*arguments: object) -> str:
 
 def test_export_says_what_it_calls_its_base_and_what_rounding_may_do(runs: dict[str, Path], tmp_path: Path) -> None:
     out = invoke("export", runs["mean"], "--out", tmp_path / "a", "--dtype", "bfloat16", "--quiet")
-    assert "the adapter calls its base model tiny, the name of a folder here: --base-model says" in out
+    assert "the adapter calls its base model 'tiny', which is no name on a hub: --base-model says" in out
     path = "/home/me/models/tiny"
     named = invoke("export", runs["mean"], "--out", tmp_path / "path", "--base-model", path)
-    assert f"the adapter calls its base model {path}, the name of a folder here" in named
-    assert f"`{path}`, a folder where this was trained" in (tmp_path / "path" / "README.md").read_text()
+    assert f"the adapter calls its base model {shown(path)}, which is no name on a hub" in named
+    assert f"`{path}`, which is no name on a hub" in (tmp_path / "path" / "README.md").read_text()
     assert "rounding to bfloat16 moves no entry of an adapter's weight change by more than " in out
     facts = json.loads(
         invoke("export", runs["mean"], "--out", tmp_path / "b", "--base-model", "a/b", "--license", "mit", "--json")
