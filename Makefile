@@ -66,6 +66,7 @@ clean:  ## Remove everything that is built or cached, but no run.
 	rm -rf .venv .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/base: pyproject.toml constraints.txt
+	@echo 'setting up .venv: a minute or more the first time'
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "sora_ref needs Python 3.11 or newer, and $(PYTHON) is %d.%d" % sys.version_info[:2])'
 	@$(PYTHON) -m venv .venv || { echo 'no virtual environment could be made: on Debian and Ubuntu, install python3-venv'; exit 1; }
 	@touch $@

@@ -36,7 +36,7 @@ def load(address: str) -> Adapter:
     """
     module, colon, name = address.partition(":")
     if module.endswith(".py"):
-        raise SoRAError(f"{shown(address)} names a file: expected a module, {_dotted(module)}:{name or 'Adapter'}")
+        raise SoRAError(f"{shown(address)} names a file: expected a module, {_instead(module, name or 'Adapter')}")
     if not colon or not all(part.isidentifier() for part in f"{module}.{name}".split(".")):
         raise SoRAError(f"{shown(address)} names no implementation: {_EXPECTED}")
     here = os.getcwd()
@@ -94,8 +94,13 @@ def misspelt(adapter: Any) -> list[str]:
     return [f"{name} is no capability: did you mean {match[0]}?" for name, match in close.items() if match]
 
 
-def _dotted(filename: str) -> str:
-    return ".".join(part for part in Path(filename).with_suffix("").parts if part.isidentifier())
+def _instead(filename: str, name: str) -> str:
+    """How a file's module is called from here, or from the file's own folder where it is not below this one."""
+    path = Path(filename)
+    parts = path.with_suffix("").parts
+    if all(part.isidentifier() for part in parts):
+        return f"{'.'.join(parts)}:{name}"
+    return f"{path.stem}:{name} in the folder {shown(str(path.parent))}"
 
 
 def _module(name: str) -> Any:

@@ -128,8 +128,13 @@ model = PeftModel.from_pretrained(model, ".").eval()
 
 _BESIDE = f"""\
 The adapter belongs to the bare encoder.  The trained head stands beside it in `{HEAD_FILE}`; PEFT does not know it, but
-`{LOADER_FILE}` does.  **Not `pipeline("text-classification")`**, which would draw a classifier at random.
+`{LOADER_FILE}` does.
 """
+_PIPELINE: Mapping[Layout, str] = {
+    "compact": '`pipeline("text-classification")` refuses this folder, for the head is not in the adapter.\n',
+    "folded": '`pipeline("text-classification")` refuses this folder, for the head is not in the adapter.\n',
+    "uniform": '**Not `pipeline("text-classification")`**, which would draw a classifier at random.\n',
+}
 
 _LAYOUTS: Mapping[Layout, str] = {
     "compact": "each module has its own rank and scale (`rank_pattern`, `alpha_pattern`)",
@@ -192,7 +197,7 @@ The gates are folded into B; what is left is a plain LoRA.
 `predict` gives the names of `{LABELS_FILE}`:
 
 {label_lines(labels)}
-{_WHOLE if whole else _BESIDE}
+{_WHOLE if whole else _BESIDE + _PIPELINE[layout]}
 ## Who can read it
 
 {_READERS}

@@ -113,7 +113,7 @@ def _train(config: Config, out: Path, accept: bool, quiet: bool, say: Say) -> di
 
     task = read_task(config, say)
     labels = Labels(task.kind, task.labels, task.metrics)
-    _require_splits(task, config)
+    _require_splits(task, config, say)
     setup = make_setup(config, labels, say)
     used = {name: part for name, part in task.splits.items() if config.train.score_test or not name.startswith("test")}
     data = {name: encode(examples, setup.tokenizer, setup.model.bert) for name, examples in used.items()}
@@ -136,20 +136,26 @@ def _train(config: Config, out: Path, accept: bool, quiet: bool, say: Say) -> di
     return finish(run.out, run.setup, run.data, state.params, position, results, run.task.notes, best, unscored)
 
 
-def _require_splits(task: Task, config: Config) -> None:
-    """SoRAError unless there are examples to train on and to validate on, and to test on where that is asked for."""
+def _require_splits(task: Task, config: Config, say: Say) -> None:
+    """SoRAError unless there are examples to train on and to validate on, and to test on where that is asked for.
+
+    Test splits without labels are said to be left out.
+    """
     listed = ", ".join(task.splits)
     for split, missing in (("train", "examples to train on"), ("validation", "a validation split")):
         have = any(name.startswith(split) for name in task.splits)
         few = split == "validation" and task.name == "table"
         hint = " (--validation FILE; ten different texts or more to train on have one drawn from them)" if few else ""
         require(have, f"task {task.name} has the splits {listed}: expected {missing}{hint}")
-    tests = [name for name, part in task.splits.items() if name.startswith("test") and part[0].label is not None]
+    tests = [name for name in task.splits if name.startswith("test")]
     require(
         bool(tests) or not config.train.score_test,
-        f"task {task.name} has the splits {listed}: expected a labelled test split to score, or no train.score_test "
+        f"task {task.name} has the splits {listed}: expected a test split to score, or no train.score_test "
         "(--score-test)",
     )
+    for name in tests if config.train.score_test else ():
+        if task.splits[name][0].label is None:
+            say(f"warning: {name}: no labels, so it is not scored")
 
 
 def _begin(run: Run, now: Mapping[str, Input]) -> tuple[TrainState, Position]:

@@ -266,6 +266,13 @@ def test_unlabelled_test_split_is_left_unscored(keys: Keys, tmp_path: Path, monk
     assert set(run_once(tmp_path / "run", keys, train__epochs=1)["scores"]) == {"validation"}
 
 
+def test_scoring_a_test_split_that_is_not_there_is_refused_before_the_run_begins(keys: Keys, tmp_path: Path) -> None:
+    files = {split: path for split, path in keys["task.files"].items() if split != "test"}
+    sentence = refused(tmp_path / "run", keys | {"task.files": files, "train.score_test": True})
+    assert "expected a test split to score" in sentence
+    assert not (tmp_path / "run" / "config.toml").exists()
+
+
 @pytest.mark.parametrize("missing", ["train", "validation"])
 def test_task_without_a_split_to_train_or_select_on_is_refused(keys: Keys, tmp_path: Path, missing: str) -> None:
     files = {split: path for split, path in keys["task.files"].items() if split != missing}
