@@ -54,6 +54,7 @@ _KEYS = {
     "score_test": "train.score_test",
     "batch": "train.batch",
     "lr": "train.lr",
+    "gate_lr": "gate.lr",
     "log_to": "train.loggers",
 }
 
@@ -124,7 +125,8 @@ _new_folder = click.option("--out", required=True, type=click.Path(path_type=Pat
 )
 @click.option("--score-test", is_flag=True, default=None, help="At the end, score the test split too.")
 @click.option("--batch", type=int, show_default="32", help="Examples a step.")
-@click.option("--lr", type=float, show_default="0.001", help="Peak learning rate; the gates have gate.lr.")
+@click.option("--lr", type=float, show_default="0.001", help="Peak learning rate; the gates have --gate-lr.")
+@click.option("--gate-lr", type=float, show_default="8.0", help="The gates' own; under rules but paper, as --lr.")
 @click.option(
     "--log-to", multiple=True, type=click.Choice(["tensorboard", "mlflow"]), help="Also there; may be given twice."
 )

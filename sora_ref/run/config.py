@@ -306,7 +306,7 @@ def _require_thresholds(config: Config) -> None:
     schedule = config.schedule
     key = "gate.strength" if schedule is None else "schedule"
     strengths = (config.gate.strength,) if schedule is None else schedule.strengths()
-    largest, rate = float(np.finfo(config.dtype).max), max(config.gate.lr or config.train.lr, 1.0)
+    largest, rate = float(np.finfo(config.dtype).max), max(config.gate_lr, 1.0)
     require(
         max(strengths) * rate <= largest,
         f"{key} reaches {max(strengths):g}, at a learning rate of {rate:g}: expected thresholds that {config.dtype} "

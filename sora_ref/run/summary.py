@@ -177,7 +177,9 @@ def survivors_in_words(config: Config, kept: int, components: int, null: Mapping
         verdict = "the data chose" if kept else "none outlived the thresholds; lower gate.strength"
         return f"{found}; thresholds alone would keep none ({sums}): {verdict}"
     if kept == components:
-        verdict = "the data did not choose them; raise gate.strength or gate.lr, or train longer"
+        total = null["threshold_sum"]
+        enough = f" ({2 * abs(config.adapter.gate) / total:.2g} times as high)" if total else ""
+        verdict = f"the data did not choose them; raise gate.strength or gate.lr{enough}, or train longer"
         return f"{found}; thresholds alone would keep all ({sums}): {verdict}"
     return f"{found}; thresholds alone would keep all ({sums}): the data chose which went, not which stayed"
 

@@ -133,6 +133,7 @@ def test_train_takes_a_file_and_flags(keys: Keys, tmp_path: Path, as_json: Calla
     file = tmp_path / "run.toml"
     file.write_text(dump_config(load_config(None, keys)))
     arguments = ["--seed", "4", "--rank", "2", "--rule", "paper", "--strength", "0.5", "--lr", "0.03", "--batch", "20"]
+    arguments += ["--gate-lr", "0.7"]
     arguments += [
         "--dtype",
         "float64",
@@ -150,6 +151,7 @@ def test_train_takes_a_file_and_flags(keys: Keys, tmp_path: Path, as_json: Calla
     assert summary["counts"]["components"] == 2 * 12
     config = load_config(tmp_path / "run" / "config.toml", {})
     assert (config.seed, config.gate.rule, config.gate.strength, config.train.lr) == (4, "paper", 0.5, 0.03)
+    assert config.gate.lr == 0.7
     assert (config.dtype, config.kernels, config.model.head) == ("float64", "reference", "cls")
 
 

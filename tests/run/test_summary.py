@@ -194,7 +194,12 @@ def test_survivors_of_normal_gates_are_chance_within_two_standard_deviations(
     [
         (137, 0.0, 0.5, "would keep none (the thresholds add up to 0.5, gates began at 0.5): the data chose"),
         (0, 0.0, 0.5, "none outlived the thresholds; lower gate.strength"),
-        (288, 1.0, 1.0, "the data did not choose them; raise gate.strength or gate.lr, or train longer"),
+        (
+            288,
+            1.0,
+            1.0,
+            "the data did not choose them; raise gate.strength or gate.lr (4 times as high), or train longer",
+        ),
         (266, 1.0, 1.0, "the data chose which went, not which stayed"),
     ],
 )
