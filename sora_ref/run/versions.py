@@ -16,9 +16,9 @@ from sora_ref.storage.documents import read_json
 
 
 def versions() -> dict[str, str]:
-    """Names and versions, as strings."""
+    """Names and versions, as strings; not BLAS's threads, of which the work has one whatever is set."""
     blas = [
-        " ".join(str(pool.get(fact, "")) for fact in ("internal_api", "version", "architecture", "num_threads"))
+        " ".join(str(pool.get(fact, "")) for fact in ("internal_api", "version", "architecture"))
         for pool in threadpool_info()
         if pool.get("user_api") == "blas" and "numpy" in pool.get("filepath", "")
     ]
@@ -27,7 +27,7 @@ def versions() -> dict[str, str]:
         "spec": SPEC_VERSION,
         "python": platform.python_version(),
         "machine": f"{sys.platform} {platform.machine()}",
-        "blas (name, version, core type, threads)": "; ".join(sorted(blas)),
+        "blas (name, version, core type)": "; ".join(sorted(blas)),
         **{name: version(name) for name in ("numpy", "tokenizers", "safetensors", "array-api-compat")},
     }
 

@@ -253,7 +253,7 @@ def test_existing_folder_is_never_written_to(mean: Path, tmp_path: Path, write: 
     out.mkdir()
     (out / "mine").write_text("mine")
     loaded = load_trained(mean)
-    with pytest.raises(SoRAError, match="out exists already: expected a new folder"):
+    with pytest.raises(SoRAError, match="out exists already: expected the name of a new folder"):
         write(loaded, out)
     with pytest.raises(SoRAError, match="exists already"):
         write(loaded, mean)
