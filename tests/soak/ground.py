@@ -97,8 +97,11 @@ class Ground:
 
 
 def names(run: Path) -> frozenset[str]:
-    """Every file of a run, by its path in it."""
-    return frozenset(str(path.relative_to(run)) for path in run.rglob("*") if path.is_file())
+    """Every file of a run by its path in it, checkpoints before the last by number: a polite stop writes its own."""
+    found = sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.is_file())
+    steps = [name for name in found if name.startswith("checkpoints/step-")]
+    earlier = {name: f"checkpoints/{place} before the last" for place, name in enumerate(reversed(steps)) if place}
+    return frozenset(earlier.get(name, name) for name in found)
 
 
 def fault_of_run(run: Path, whole: Whole) -> str:
