@@ -22,7 +22,7 @@ from tests.soak import crashes, disk, fetching, writers
 from tests.soak.fuzz import engine
 from tests.soak.fuzz.format import Format
 from tests.soak.fuzz.formats import FORMATS
-from tests.soak.ground import Ground, finish_run
+from tests.soak.ground import Ground, finish_run, names
 from tests.soak.limits import Limits
 from tests.soak.report import Report
 from tests.soak.result import Result
@@ -176,3 +176,15 @@ def test_an_unknown_part_is_refused_in_a_sentence() -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 2
     assert "no part nothing: expected some of kills" in done.stderr
+
+
+def test_earlier_checkpoints_are_counted_and_the_last_one_is_named(tmp_path: Path) -> None:
+    def run(*steps: int) -> frozenset[str]:
+        folder = tmp_path / "-".join(map(str, steps)) / "checkpoints"
+        folder.mkdir(parents=True)
+        for step in steps:
+            (folder / f"step-{step:08d}.safetensors").touch()
+        return names(folder.parent)
+
+    assert run(13, 15) == run(14, 15)  # a polite stop at step 14 wrote one of its own
+    assert len({run(12, 15, 16), run(15, 16), run(15, 17), run(15)}) == 4
