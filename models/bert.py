@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 from array_api_compat import array_namespace, device
 
 from sora_ref.backends import Array
-from sora_ref.checks import require
 from sora_ref.linear import LinearCache, SoRA
 from sora_ref.models import layers
 from sora_ref.models.dropout import Dropout
 from sora_ref.models.ops import MODEL_SPEC, ModelOps
+from sora_ref.preconditions import require
 
 Params = Mapping[str, Array]
 

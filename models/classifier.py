@@ -14,12 +14,12 @@ from typing import Any, Literal, NamedTuple
 from array_api_compat import array_namespace, device
 
 from sora_ref.backends import Array
-from sora_ref.checks import require
 from sora_ref.linear import LinearCache
 from sora_ref.models import layers
 from sora_ref.models.bert import Batch, BertCache, BertConfig, Params, bert_backward, bert_forward, bert_states
 from sora_ref.models.dropout import Dropout
 from sora_ref.models.ops import MODEL_SPEC, ModelOps
+from sora_ref.preconditions import require
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sora_ref.backends import Array
-from sora_ref.checks import require
 from sora_ref.init import generator
+from sora_ref.preconditions import require
 
 
 @dataclass(frozen=True)

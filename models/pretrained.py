@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from sora_ref.checks import require
 from sora_ref.errors import printable, shown
 from sora_ref.models.bert import BertConfig
-from sora_ref.models.tensors import TensorFile, open_tensors
+from sora_ref.preconditions import require
 from sora_ref.storage.documents import decode_json
 from sora_ref.storage.pointers import require_no_pointer
 from sora_ref.storage.regular import read_regular
+from sora_ref.storage.tensors import TensorFile, open_tensors
 
 _SIZES = (
     "vocab_size",

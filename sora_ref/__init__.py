@@ -4,6 +4,7 @@ The specification is this package's own modules; what is built on it lives in `s
 `sora_ref.peft`.  Importing this package loads NumPy and the array-compat layer, nothing else.
 """
 
+from sora_ref.algorithm1 import Performance, Stage, StageResult, sparsify, stages
 from sora_ref.bounds import (
     BF16,
     FP16,
@@ -43,7 +44,6 @@ from sora_ref.prox import (
     soft_threshold,
 )
 from sora_ref.prune import LoRA, MergedLinear, absorb_gate, delta, kept_components, merge, prune, unmerge
-from sora_ref.scheduler import Performance, Stage, StageResult, sparsify, stages
 from sora_ref.schedules import (
     algorithm_1_values,
     constant,

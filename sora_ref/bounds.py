@@ -37,8 +37,8 @@ from array_api_compat import array_namespace, device
 
 from sora_ref import backends
 from sora_ref.backends import Array
-from sora_ref.checks import require
 from sora_ref.linear import LinearCache, LinearGrads, SoRA, sora_linear_backward, sora_linear_forward
+from sora_ref.preconditions import require
 from sora_ref.prune import delta
 
 _INFLATION = 1 + 2.0**-20

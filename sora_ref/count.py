@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from sora_ref.checks import require
 from sora_ref.linear import SoRA
+from sora_ref.preconditions import require
 from sora_ref.prune import kept_components
 
 

@@ -17,8 +17,8 @@ from typing import Any
 from array_api_compat import array_namespace
 
 from sora_ref.backends import Array
-from sora_ref.checks import require, require_finite_number
 from sora_ref.optim import SGD, AdamW, Moments, Optimiser
+from sora_ref.preconditions import require, require_finite_number
 from sora_ref.prox import released_threshold, soft_threshold
 
 Amount = Callable[[Any, Any, "Array | None", Moments], Any]  # (strength, lr, metric C, moments) -> threshold

@@ -8,7 +8,7 @@ from typing import Any
 from array_api_compat import array_namespace
 
 from sora_ref.backends import Array
-from sora_ref.checks import require, require_finite_number
+from sora_ref.preconditions import require, require_finite_number
 
 Params = Mapping[str, Array]
 

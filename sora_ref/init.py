@@ -13,8 +13,8 @@ import struct
 
 import numpy as np
 
-from sora_ref.checks import require, require_finite_number
 from sora_ref.linear import SoRA
+from sora_ref.preconditions import require, require_finite_number
 
 
 def generator(seed: int, purpose: str, *path: str | int) -> np.random.Generator:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from array_api_compat import array_namespace, device
 
 from sora_ref.backends import Array
-from sora_ref.checks import require, require_finite_number, require_one_dtype, require_shape
+from sora_ref.preconditions import require, require_finite_number, require_one_dtype, require_shape
 
 
 class SoRA(NamedTuple):

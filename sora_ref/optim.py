@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from array_api_compat import array_namespace
 
 from sora_ref.backends import Array
-from sora_ref.checks import require, require_finite_number, require_one_dtype, require_shape
+from sora_ref.preconditions import require, require_finite_number, require_one_dtype, require_shape
 
 
 class Moments(NamedTuple):

@@ -15,7 +15,7 @@ from array_api_compat import array_namespace
 
 from sora_ref import backends
 from sora_ref.backends import Array
-from sora_ref.checks import require, require_finite_number, require_one_dtype, require_shape
+from sora_ref.preconditions import require, require_finite_number, require_one_dtype, require_shape
 
 
 def soft_threshold(x: Array, xi: Any) -> Array:

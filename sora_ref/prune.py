@@ -15,9 +15,9 @@ from array_api_compat import array_namespace, device
 
 from sora_ref import backends
 from sora_ref.backends import Array
-from sora_ref.checks import require, require_one_dtype
 from sora_ref.errors import SoRAError
 from sora_ref.linear import SoRA, check_adapter
+from sora_ref.preconditions import require, require_one_dtype
 
 
 class LoRA(NamedTuple):

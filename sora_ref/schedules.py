@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-from sora_ref.checks import require, require_finite_number
+from sora_ref.preconditions import require, require_finite_number
 
 Schedule = Callable[[int], float]
 

@@ -22,11 +22,11 @@ from typing import Literal, NamedTuple
 from array_api_compat import array_namespace
 
 from sora_ref.backends import Array
-from sora_ref.checks import require
 from sora_ref.gate import ADAMW_XI, GateRule
 from sora_ref.gradients import Params
 from sora_ref.ops import SPEC, Ops, Update
 from sora_ref.optim import AdamW, Moments, Optimiser, zero_moments
+from sora_ref.preconditions import require
 
 GATE_SUFFIX = ".sora_g"
 

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = {"backends": 0, "spec": 1, "storage": 2, "models": 3, "peft": 4, "run": 5, "conformance": 5}
 # Modules whose work is on the host by nature: they draw random numbers, or read files.
-ON_HOST = {"sora_ref.init", "sora_ref.models.dropout", "sora_ref.models.pretrained", "sora_ref.models.tensors"}
+ON_HOST = {"sora_ref.init", "sora_ref.models.dropout", "sora_ref.models.pretrained", "sora_ref.storage.tensors"}
 FOREIGN = ["cupy", "torch", "jax", "scipy", "sklearn", "pytest", "matplotlib", "tokenizers", "safetensors"]
 
 

@@ -15,9 +15,9 @@ import pytest
 from symbolic import Array, Number, Term, array, assume, both, identical, iff, number, prove, refute, xp
 
 from sora_ref import kkt_distance
-from sora_ref.checks import require_finite_number
 from sora_ref.gate import ADAMW_METRIC, ADAMW_METRIC_LITERAL, ADAMW_XI, PAPER, GateRule, gate_update
 from sora_ref.optim import Moments
+from sora_ref.preconditions import require_finite_number
 from sora_ref.prox import released_threshold, soft_threshold
 
 HARDENED = PAPER.replace(threshold=released_threshold)

@@ -22,13 +22,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sora_ref.checks import require
 from sora_ref.conformance.adapter import Adapter, Floats, Layer, Layout, Missing, Plan, capabilities
 from sora_ref.conformance.golden.book import FOLDER, FORMAT_VERSION, MANIFEST, SCHEMA, TENSORS
 from sora_ref.conformance.judge import exact_forward
 from sora_ref.conformance.refusal import Refusal
 from sora_ref.conformance.subject import Subject
 from sora_ref.errors import SoRAError
+from sora_ref.preconditions import require
 
 # The checks that no list of numbers can stand for.
 NOT_DATA = {

@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from sora_ref.checks import require
 from sora_ref.peft.format import HEAD_FILE, LABELS_FILE, LOADER_FILE, Layout
+from sora_ref.preconditions import require
 
 Problem = Literal["single_label_classification", "regression"]
 

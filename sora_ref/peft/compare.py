@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sora_ref.checks import require
 from sora_ref.peft.load import read_adapter
+from sora_ref.preconditions import require
 from sora_ref.prune import LoRA
 
 _EPS = float(np.finfo(np.float64).eps)

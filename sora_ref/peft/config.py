@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from msgspec import Meta, Struct
 
-from sora_ref.checks import require
 from sora_ref.errors import printable, shown
 from sora_ref.peft.patterns import MOST_EXPRESSIONS, is_name, require_pattern
+from sora_ref.preconditions import require
 from sora_ref.storage.documents import convert, read_json
 
 Rank = Annotated[int, Meta(ge=1, le=2**31 - 1)]

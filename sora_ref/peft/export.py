@@ -16,7 +16,6 @@ from typing import Any, get_args
 import numpy as np
 
 from sora_ref import backends
-from sora_ref.checks import require
 from sora_ref.errors import shown
 from sora_ref.linear import SoRA
 from sora_ref.models.pretrained import POOLER
@@ -27,6 +26,7 @@ from sora_ref.peft.compare import Comparison, compare_with_disk
 from sora_ref.peft.format import CLASSIFIER, ROOT, TASKS, Head, Layout, full_name, lora_key
 from sora_ref.peft.layouts import arranged, require_exportable
 from sora_ref.peft.rounding import format_of, rounding_bound, stored_lora
+from sora_ref.preconditions import require
 from sora_ref.prune import LoRA
 from sora_ref.storage.folder import write_folder
 from sora_ref.storage.weights import to_bytes

@@ -15,10 +15,10 @@ from typing import NamedTuple
 import numpy as np
 
 from sora_ref import backends
-from sora_ref.checks import require, require_one_dtype
 from sora_ref.errors import SoRAError
 from sora_ref.linear import SoRA, check_adapter
 from sora_ref.peft.format import ADAPTABLE, Layout
+from sora_ref.preconditions import require, require_one_dtype
 from sora_ref.prune import LoRA, kept_components, prune
 
 

@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from sora_ref.checks import require
 from sora_ref.errors import SoRAError, printable, shown
 from sora_ref.linear import SoRA
 from sora_ref.models.pretrained import POOLER
-from sora_ref.models.tensors import Tensors, read_tensors
 from sora_ref.peft.config import listed, read_config
 from sora_ref.peft.format import (
     ADAPTABLE,
@@ -30,7 +28,9 @@ from sora_ref.peft.format import (
     our_name,
 )
 from sora_ref.peft.matching import Selection
+from sora_ref.preconditions import require
 from sora_ref.prune import LoRA
+from sora_ref.storage.tensors import Tensors, read_tensors
 
 _LINEAR = re.compile(r"(?P<module>.+)\.lora_(?P<matrix>[AB])(?P<named>\.default)?\.weight")
 _EMBEDDING = re.compile(r"(?P<module>.+)\.lora_embedding_(?P<matrix>[AB])(?P<named>\.default)?")

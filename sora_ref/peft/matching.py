@@ -12,10 +12,10 @@ import math
 import re
 from collections.abc import Sequence
 
-from sora_ref.checks import require
 from sora_ref.peft.config import LoraOptions, Names, as_list, listed
 from sora_ref.peft.format import ROOT
 from sora_ref.peft.patterns import MOST_EXPRESSIONS, FirstMatch, Work, compiled
+from sora_ref.preconditions import require
 
 ALL_LINEAR = "all-linear"
 _CLASSIFIERS = ("classifier", "score")  # what PEFT adds to modules_to_save of a classifier, of sequences or tokens

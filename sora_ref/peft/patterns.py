@@ -22,8 +22,8 @@ from typing import Generic, TypeVar
 
 import re2
 
-from sora_ref.checks import require
 from sora_ref.errors import SoRAError, brief, shown
+from sora_ref.preconditions import require
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sora_ref.checks import require
+from sora_ref.preconditions import require
 from sora_ref.prune import LoRA
 from sora_ref.storage.half import HALVES, Half, rounded
 

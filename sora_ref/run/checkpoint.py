@@ -14,8 +14,8 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from sora_ref import SPEC_VERSION, Moments, TrainState, __version__
-from sora_ref.checks import require
 from sora_ref.errors import SoRAError, printable, shown
+from sora_ref.preconditions import require
 from sora_ref.run import layout
 from sora_ref.run.setup import Labels, Setup
 from sora_ref.run.transfer import fetch

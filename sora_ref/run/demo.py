@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from sora_ref.checks import require
+from sora_ref.preconditions import require
 from sora_ref.run.config import Config, load_config
 from sora_ref.run.evaluate import predict_logits, score
 from sora_ref.run.interrupt import Interrupted

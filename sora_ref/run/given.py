@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from sora_ref.checks import require
 from sora_ref.errors import SoRAError, printable, shown
+from sora_ref.preconditions import require
 from sora_ref.run.config import Config
 from sora_ref.run.data import GLUE, TASK_NAMES, Columns, Example, Labels, Tally, Task, read_table, table_rows
 from sora_ref.run.data.classes import relabelled

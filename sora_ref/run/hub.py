@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from sora_ref.checks import require
 from sora_ref.errors import SoRAError, brief, printable
+from sora_ref.preconditions import require
 from sora_ref.run.tokenizer_files import NAMES
 
 FILES = ("config.json", "model.safetensors", *NAMES)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from sora_ref import SoRA, count_parameters, module_ranks
-from sora_ref.checks import require
 from sora_ref.errors import SoRAError, printable
 from sora_ref.peft import adapters_from, read_adapter
+from sora_ref.preconditions import require
 from sora_ref.run.checkpoint import read_checkpoint
 from sora_ref.run.trained import find_checkpoint, progress_of
 

@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args, get_origin
 import msgspec
 from msgspec import Struct
 
-from sora_ref.checks import require
 from sora_ref.errors import SoRAError, shown
+from sora_ref.preconditions import require
 from sora_ref.storage.documents import decode_toml, field_and_fault
 
 _MOST = 16  # values of a list that a sentence shows

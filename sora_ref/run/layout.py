@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from sora_ref import Moments
-from sora_ref.checks import require
 from sora_ref.errors import SoRAError, printable, shown
 from sora_ref.models import Classifier, classifier_shapes
+from sora_ref.preconditions import require
 
 Arrays = Mapping[str, np.ndarray]
 _PARTS = ("params", "m", "v")

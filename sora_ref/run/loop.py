@@ -18,9 +18,9 @@ from sora_ref import (
     TrainState,
     training_step,
 )
-from sora_ref.checks import require
 from sora_ref.errors import SoRAError, printable
 from sora_ref.models import Dropout, classifier_backward, classifier_forward, cross_entropy, squared_error
+from sora_ref.preconditions import require
 from sora_ref.run import checkpoint as ckpt
 from sora_ref.run.checkpoint import Position
 from sora_ref.run.config import Config

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from sora_ref.checks import require
 from sora_ref.models.pretrained import POOLER
 from sora_ref.peft import loaders
 from sora_ref.peft.card import Labels, labels_of, merged_card
 from sora_ref.peft.export import head_bytes
 from sora_ref.peft.format import CLASSIFIER, HEAD_FILE, LABELS_FILE, README_FILE
+from sora_ref.preconditions import require
 from sora_ref.run.fetch import ARTEFACTS
 from sora_ref.run.hub import repository
 from sora_ref.run.setup import Setup

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sora_ref.checks import require
+from sora_ref.preconditions import require
 from sora_ref.run import training
 from sora_ref.run.config import load_config
 from sora_ref.run.given import examples_of_texts

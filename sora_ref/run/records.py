@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from sora_ref.checks import require
 from sora_ref.errors import printable
+from sora_ref.preconditions import require
 from sora_ref.storage.documents import Whole, json_lines, line_of
 from sora_ref.storage.files import keep_lines
 

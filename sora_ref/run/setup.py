@@ -12,10 +12,10 @@ from msgspec.structs import replace as replace_fields
 
 from sora_ref import SoRA, backends, initial_adapter, initial_dense
 from sora_ref.backends import Array, Backend
-from sora_ref.checks import require
 from sora_ref.errors import SoRAError, printable, shown
 from sora_ref.models import MODEL_SPEC, BertConfig, Classifier, ModelOps, linear_modules, load_bert
 from sora_ref.models.pretrained import POOLER
+from sora_ref.preconditions import require
 from sora_ref.run.config import Config, TaskSection
 from sora_ref.run.data import TASK_NAMES, Columns, Task, load_task
 from sora_ref.run.data import Labels as Labels

@@ -13,11 +13,11 @@ from msgspec.structs import replace as replace_fields
 
 from sora_ref import kept_components, merge, prune
 from sora_ref.backends import Array
-from sora_ref.checks import require
 from sora_ref.errors import printable
 from sora_ref.peft import ExportReport, export_adapter
 from sora_ref.peft.format import Layout
 from sora_ref.peft.rounding import Format, format_of
+from sora_ref.preconditions import require
 from sora_ref.run.checkpoint import Trained, checkpoint_bytes, without_moments
 from sora_ref.run.config import Config, dump_config
 from sora_ref.run.hub import repository, revision

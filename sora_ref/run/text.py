@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from sora_ref.backends import Backend
-from sora_ref.checks import require
 from sora_ref.init import generator
 from sora_ref.models.bert import Batch, BertConfig
+from sora_ref.preconditions import require
 from sora_ref.run.data import Example
 from sora_ref.run.tokenizer import encode_texts
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct, field
 
-from sora_ref.checks import require
 from sora_ref.errors import SoRAError, brief, printable, shown
+from sora_ref.preconditions import require
 from sora_ref.storage.documents import convert, decode_json
 from sora_ref.storage.pointers import require_no_pointer
 from sora_ref.storage.regular import read_regular

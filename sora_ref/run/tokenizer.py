@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from sora_ref.checks import require
 from sora_ref.errors import SoRAError, brief, printable, shown
+from sora_ref.preconditions import require
 from sora_ref.run.token_settings import TokenizerFiles, read_files, require_followed
 from sora_ref.run.wordpiece import add_tokens, build
 

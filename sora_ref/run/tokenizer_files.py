@@ -12,8 +12,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sora_ref.checks import require
 from sora_ref.errors import SoRAError, brief, printable, shown
+from sora_ref.preconditions import require
 from sora_ref.run.token_settings import BESIDE, FILE
 from sora_ref.storage.files import read_regular
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from msgspec.structs import replace as replace_fields
 
-from sora_ref.checks import require
 from sora_ref.errors import SoRAError, printable
+from sora_ref.preconditions import require
 from sora_ref.run.checkpoint import Trained, checkpoints, read_checkpoint
 from sora_ref.run.config import Config, load_config
 from sora_ref.run.inputs import WEIGHTS, model_files

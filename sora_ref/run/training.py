@@ -23,8 +23,8 @@ from sora_ref import (
     stages,
     zero_moments,
 )
-from sora_ref.checks import require
 from sora_ref.errors import SoRAError, shown
+from sora_ref.preconditions import require
 from sora_ref.run import checkpoint as ckpt
 from sora_ref.run.checkpoint import Position
 from sora_ref.run.config import Config, differences, dump_config, load_config, with_absolute_paths

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sora_ref.checks import require
 from sora_ref.errors import shown
+from sora_ref.preconditions import require
 from sora_ref.run.token_settings import REWRITE, Token, TokenizerFiles
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from sora_ref.checks import require
 from sora_ref.errors import SoRAError, brief, printable, shown
+from sora_ref.preconditions import require
 from sora_ref.storage.documents import Stepped, decode_json, json_lines, line_of
 from sora_ref.storage.folder import flush_folder
 from sora_ref.storage.json_text import to_json as to_json

@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from sora_ref.checks import require
 from sora_ref.errors import SoRAError
+from sora_ref.preconditions import require
 
 Checked = TypeVar("Checked")
 

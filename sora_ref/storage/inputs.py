@@ -11,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from sora_ref.checks import require
 from sora_ref.errors import printable, shown
+from sora_ref.preconditions import require
 from sora_ref.storage.documents import Whole, read_json
 from sora_ref.storage.files import file_digest, write_json
 from sora_ref.storage.regular import require_regular

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sora_ref.checks import require
 from sora_ref.errors import printable
+from sora_ref.preconditions import require
 
 _LFS = b"version https://git-lfs.github.com/spec/"  # how every pointer begins
 _PICKLES = {"model": "pytorch_model", "adapter_model": "adapter_model"}  # by the stem of the safetensors file

@@ -7,8 +7,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from sora_ref.checks import require
 from sora_ref.errors import SoRAError, brief, printable
+from sora_ref.preconditions import require
 
 _NO_FILES = {
     stat.S_IFDIR: "a folder",

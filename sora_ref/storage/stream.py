@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sora_ref.checks import require
 from sora_ref.errors import SoRAError, printable
+from sora_ref.preconditions import require
 from sora_ref.storage.folder import flush_folder
 
 

@@ -34,7 +34,7 @@ CARRIED = {
 }
 PYTHONS = ("3.11", "3.12", "3.13")  # for which wheels are carried
 FILES = (
-    "tests/test_checks.py",
+    "tests/test_preconditions.py",
     "tests/test_linear.py",
     "tests/test_prox.py",
     "tests/test_optim.py",

@@ -12,7 +12,7 @@ import torch
 from safetensors.numpy import save_file
 
 from sora_ref.errors import SoRAError
-from sora_ref.models.tensors import read_tensors
+from sora_ref.storage.tensors import read_tensors
 
 
 def obey(path: Path) -> None:

@@ -14,9 +14,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
-from sora_ref.models.tensors import read_tensors
 from sora_ref.storage.files import tensor_bytes
 from sora_ref.storage.half import HALVES, Half, rounded, words
+from sora_ref.storage.tensors import read_tensors
 from sora_ref.storage.weights import canonical, to_bytes
 
 ARRAYS = {"b": np.arange(3, dtype=np.float32), "a": np.array([[1.5, -0.0]]), "none": np.zeros((0, 4), np.float32)}

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import z3
 
-from sora_ref.checks import require
+from sora_ref.preconditions import require
 from sora_ref.prox import soft_threshold
 
 Term = Any  # z3 is untyped

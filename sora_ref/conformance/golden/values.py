@@ -20,12 +20,12 @@ import numpy as np
 
 from sora_ref import SoRA, sora_linear_backward, sora_linear_forward, zero_moments
 from sora_ref.bounds import Precision, precision_of
-from sora_ref.checks import require
 from sora_ref.conformance.adapter import Floats, Layer, Plan
 from sora_ref.conformance.choices import Choices
 from sora_ref.conformance.golden.intervals import ROUNDED, Interval, Sharp, cut, ends, intervals
 from sora_ref.conformance.judge import exact_gradients, gradient_bounds
 from sora_ref.gate import GateRule, gate_update
+from sora_ref.preconditions import require
 from sora_ref.step import Rates, Recipe, initial_state, training_step
 
 Expected = dict[str, Floats]  # "value"; "bound", where it is not 0; "zeros", where the support is the point

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sora_ref.checks import require
 from sora_ref.errors import shown
+from sora_ref.preconditions import require
 from sora_ref.run.data.labels import UNKNOWN, some
 from sora_ref.run.data.tally import Tally
 from sora_ref.run.data.task import Example, Kind

@@ -8,8 +8,8 @@ import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from decimal import Decimal
 
-from sora_ref.checks import require
 from sora_ref.errors import SoRAError, shown
+from sora_ref.preconditions import require
 
 UNKNOWN = -1  # the index of a label that is none of the classes; no prediction equals it
 

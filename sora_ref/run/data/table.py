@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from sora_ref.checks import require
 from sora_ref.errors import SoRAError, printable, shown
+from sora_ref.preconditions import require
 from sora_ref.run.data.classes import Labels, relabelled, require_kind
 from sora_ref.run.data.delimited import Columns, read_table
 from sora_ref.run.data.labels import look_alikes

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
-from sora_ref.checks import require
+from sora_ref.preconditions import require
 
 State = TypeVar("State")
 

@@ -12,7 +12,7 @@ import pytest
 from strategies import Space
 
 from sora_ref import SoRAError
-from sora_ref.checks import require, require_finite_number, require_one_dtype, require_shape
+from sora_ref.preconditions import require, require_finite_number, require_one_dtype, require_shape
 
 
 def whole(sentence: str) -> str:

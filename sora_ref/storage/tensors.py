@@ -14,8 +14,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from sora_ref.checks import require
 from sora_ref.errors import SoRAError, brief, printable, shown
+from sora_ref.preconditions import require
 from sora_ref.storage.pointers import require_no_pointer, why_absent
 from sora_ref.storage.regular import require_regular
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sora_ref import Performance, SoRAError, Stage, sparsify, stages
-from sora_ref.scheduler import percent
+from sora_ref.algorithm1 import percent
 
 State = tuple[str, ...]
 START: State = ()

@@ -20,7 +20,7 @@ from tiny_run import BERT, change_weights, write_model
 
 from sora_ref.errors import SoRAError
 from sora_ref.models import load_bert
-from sora_ref.models.tensors import open_tensors, read_tensors
+from sora_ref.storage.tensors import open_tensors, read_tensors
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 90868376\n"
 
@@ -124,7 +124,7 @@ def test_a_tensor_is_read_as_the_library_reads_it(
 
 
 def test_a_tensor_of_several_pieces_is_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sora_ref.models.tensors._CHUNK", 5)
+    monkeypatch.setattr("sora_ref.storage.tensors._CHUNK", 5)
     for size in (1, 5, 6, 23):
         array = np.arange(size, dtype="float32")
         save_file({"a": array}, path)
