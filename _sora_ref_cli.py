@@ -14,7 +14,7 @@ _ENDING = tuple(signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if hasatt
 
 
 def main() -> None:
-    """Run the command line; see `sora_ref.run.main.main`."""
+    """Run the command line; see `sora_ref.cli.main.main`."""
     usual = {signal.SIGINT: signal.default_int_handler, **dict.fromkeys(_ENDING, signal.SIG_DFL)}
     free = [name for name, handler in usual.items() if signal.getsignal(name) is handler]  # not ignored, as by nohup
     for name in free:
@@ -29,7 +29,7 @@ def main() -> None:
 
     _quiet_libraries()
     try:
-        from sora_ref.run.main import main as run
+        from sora_ref.cli.main import main as run
 
         run(ready)
     except ImportError as error:  # of NumPy, without which there is nothing: all others are met with in `run`

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = {"backends": 0, "spec": 1, "storage": 2, "models": 3, "peft": 4, "run": 5, "conformance": 5}
+ROOMS = {"backends": 0, "spec": 1, "storage": 2, "models": 3, "peft": 4, "run": 5, "conformance": 5, "cli": 6}
 # Modules whose work is on the host by nature: they draw random numbers, or read files.
 ON_HOST = {"sora_ref.init", "sora_ref.models.dropout", "sora_ref.models.pretrained", "sora_ref.storage.tensors"}
 FOREIGN = ["cupy", "torch", "jax", "scipy", "sklearn", "pytest", "matplotlib", "tokenizers", "safetensors"]
@@ -37,7 +37,7 @@ def room(module: str) -> str:
     """The room of a module of ours: a subfolder's name, or "spec" for the package's own files."""
     parts = module.split(".")
     if module == "sora_ref.__main__":  # the command line by another name
-        return "run"
+        return "cli"
     return parts[1] if len(parts) > 1 and parts[1] in ROOMS else "spec"
 
 

@@ -1,4 +1,4 @@
-"""What an experimenter uses: data, training, checkpoints, pictures, the command line; `train` and `load` in Python.
+"""What an experimenter uses: data, training, checkpoints, pictures; `train` and `load` in Python.
 
     import sora_ref.run
     summary = sora_ref.run.train("runs/mine", {"task.name": "movies", "train.epochs": 2, "gate.lr": 4.0})

@@ -17,7 +17,7 @@ from emulated import HANDLE, MISSING, Cublas, Emulated
 from sora_ref import SoRAError, backends
 from sora_ref.backends import Backend, DeviceError
 from sora_ref.backends.cupy_kernels.probe import require_device
-from sora_ref.run import main as console
+from sora_ref.cli import main as console
 from sora_ref.run.setup import get_backend
 
 

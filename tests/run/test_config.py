@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from sora_ref import GATE_RULES
+from sora_ref.cli import train as command
+from sora_ref.cli.commands import cli
 from sora_ref.errors import SoRAError
 from sora_ref.models.bert import LINEAR_KINDS
 from sora_ref.optim import SGD, AdamW
-from sora_ref.run import cli
 from sora_ref.run.config import (
     GATE_LR,
     Config,
@@ -176,7 +177,7 @@ def test_flags_override_the_file_and_set_overrides_flags(tmp_path: Path, monkeyp
     monkeypatch.setattr("sora_ref.run.training.train", train)
     path = write(tmp_path, "seed = 1\n[train]\nlr = 1e-1\nepochs = 9\nbatch = 7\n[adapter]\nr = 2\n")
     arguments = ["train", "--config", str(path), "--out", "x", "--lr", "0.2", "--batch", "6", "--seed", "0"]
-    result = CliRunner().invoke(cli.cli, [*arguments, "--set", "train.batch=5", "--set", "gate.lr=1e-3"])
+    result = CliRunner().invoke(cli, [*arguments, "--set", "train.batch=5", "--set", "gate.lr=1e-3"])
     assert str(result.exception) == "seen"
     (config,) = seen
     assert (config.train.epochs, config.train.lr, config.train.batch, config.adapter.r) == (9, 0.2, 5, 2)
@@ -184,10 +185,10 @@ def test_flags_override_the_file_and_set_overrides_flags(tmp_path: Path, monkeyp
 
 
 def test_every_flag_of_train_sets_a_key_of_the_configuration() -> None:
-    known = {name for command in (cli.train,) for name in (parameter.name for parameter in command.params)}
-    assert set(cli._KEYS) == known - {"config", "out", "resume", "accept_changed_data", "sets", "as_json", "quiet"}
+    known = {parameter.name for parameter in command.train.params}
+    assert set(command.KEYS) == known - {"config", "out", "resume", "accept_changed_data", "sets", "as_json", "quiet"}
     keys = known_keys(Config)
-    for key in cli._KEYS.values():
+    for key in command.KEYS.values():
         assert any(key == one or key.startswith(f"{one}.") for one in keys), key
 
 
@@ -398,18 +399,18 @@ def test_line_break_in_an_override_begins_no_other_key() -> None:
 
 def test_key_set_twice_is_refused_and_set_goes_over_a_flag(tmp_path: Path) -> None:
     sets = ["--set", "train.lr=1", "--set", "train.lr=2"]
-    result = CliRunner().invoke(cli.cli, ["train", "--out", str(tmp_path / "x"), *sets])
+    result = CliRunner().invoke(cli, ["train", "--out", str(tmp_path / "x"), *sets])
     assert str(result.exception) == "--set train.lr is given twice: expected one value"
 
 
 def test_flags_say_the_defaults_of_their_keys() -> None:
-    parameters = {parameter.name: parameter for parameter in cli.train.params}
+    parameters = {parameter.name: parameter for parameter in command.train.params}
     defaults = {
         key: value
         for key, value in flat(msgspec.to_builtins(load_config(None, {}))).items()
         if value not in (None, [], ())
     }
-    for flag, key in cli._KEYS.items():
+    for flag, key in command.KEYS.items():
         option = parameters[flag]
         assert isinstance(option, click.Option)
         said = option.show_default or None

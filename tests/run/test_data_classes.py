@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 from tiny_run import make_keys, make_rows, run_once, write_jsonl, write_tsv
 
+from sora_ref.cli.commands import cli
 from sora_ref.errors import SoRAError
-from sora_ref.run.cli import cli
 from sora_ref.run.config import dump_config, load_config
 from sora_ref.run.data import Example, Labels, load_task
 from sora_ref.run.data.classes import relabelled

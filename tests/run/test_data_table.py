@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner, Result
 from tiny_run import make_rows, write_model, write_task, write_tsv
 
+from sora_ref.cli.commands import cli
 from sora_ref.errors import SoRAError
-from sora_ref.run.cli import cli
 from sora_ref.run.config import load_config
 from sora_ref.run.data import Columns, Task, load_task
 

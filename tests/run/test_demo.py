@@ -235,7 +235,7 @@ def test_real_quick_demo_runs_in_a_process(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "sora_ref.run.main",
+        "sora_ref.cli.main",
         "demo",
         "--quick",
         "--out",

@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner, Result
 from tiny_run import make_keys, make_rows, run_once, tree, write_jsonl, write_tsv
 
+from sora_ref.cli.commands import cli
 from sora_ref.errors import SoRAError
 from sora_ref.run import predict as predict_module
-from sora_ref.run.cli import cli
 from sora_ref.run.config import load_config
 from sora_ref.run.data import Example
 from sora_ref.run.given import of_pairs

@@ -14,8 +14,8 @@ import pytest
 from safetensors.numpy import save_file
 from tiny_run import SPLITS, copy_run, flags, make_config, make_keys, make_rows, run_once, write_jsonl
 
+from sora_ref.cli import main as main_module
 from sora_ref.errors import LONGEST
-from sora_ref.run import main as main_module
 from sora_ref.run.checkpoint import checkpoints
 from sora_ref.run.training import train
 from sora_ref.storage.files import read_tensors, tensor_bytes

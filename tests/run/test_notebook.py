@@ -117,7 +117,7 @@ def test_importing_the_package_of_runs_loads_nothing_heavy_and_its_functions_sta
     code = (
         "import sys, sora_ref, sora_ref.run; "
         "print(*sorted({'msgspec', 'tqdm', 'tokenizers', 'scipy', 'sklearn', 'matplotlib'} & set(sys.modules))); "
-        "import sora_ref.run.cli, sora_ref.run.training, sora_ref.run.notebook; "
+        "import sora_ref.cli.commands, sora_ref.run.training, sora_ref.run.notebook; "
         "print(callable(sora_ref.run.train), callable(sora_ref.run.load))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

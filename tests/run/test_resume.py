@@ -309,7 +309,7 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
 
 
 def start(run: Path, keys: Keys, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "sora_ref.run.main", "train", "--quiet", "--out", str(run), *flags(keys), *more]
+    command = [sys.executable, "-m", "sora_ref.cli.main", "train", "--quiet", "--out", str(run), *flags(keys), *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

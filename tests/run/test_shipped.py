@@ -15,10 +15,10 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file
 from tiny_run import copy_run, make_keys, run_once, tree, write_model
 
+from sora_ref.cli.commands import cli
 from sora_ref.errors import SoRAError, shown
 from sora_ref.peft import read_adapter
 from sora_ref.run.checkpoint import checkpoint_bytes, checkpoints
-from sora_ref.run.cli import cli
 from sora_ref.run.ship import merged_params, write_merged, write_peft, write_pruned
 from sora_ref.run.trained import Loaded, load_trained
 from sora_ref.storage.files import write_bytes

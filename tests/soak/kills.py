@@ -88,7 +88,7 @@ def _lost(out: Path) -> bool:
 def _own(arguments: list[str]) -> Child:
     """The command in a Python of its own."""
     out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 (read at its end)
-    command = [sys.executable, "-m", "sora_ref.run.main", *arguments]
+    command = [sys.executable, "-m", "sora_ref.cli.main", *arguments]
     process = subprocess.Popen(command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, env=dict(os.environ))
     process.returncode = 0  # `Child` waits for it, not this object
     return Child(process.pid, out, err)

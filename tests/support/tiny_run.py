@@ -293,7 +293,7 @@ ENVIRONMENT = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONWARNINGS": "err
 def sora_ref(*arguments: str, code: int | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """The real console script, in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "sora_ref.run.main", *arguments],
+        [sys.executable, "-m", "sora_ref.cli.main", *arguments],
         capture_output=True,
         text=True,
         env={**ENVIRONMENT, **environment},

@@ -18,8 +18,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sora_ref import SoRAError
+from sora_ref.cli.check import check
 from sora_ref.conformance import all_checks
-from sora_ref.conformance.cli import check
 from sora_ref.conformance.json_report import schema
 
 MINE = """
@@ -332,7 +332,7 @@ def test_wrong_usage_gets_status_2(arguments: tuple[str, ...]) -> None:
 
 def test_the_command_as_a_user_runs_it(mine: str) -> None:
     def sora_ref(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "sora_ref.run.main", "check", *arguments]
+        command = [sys.executable, "-m", "sora_ref.cli.main", "check", *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     done = sora_ref(f"{mine}:Wrong", "--only", "SORA-PROX-3", "--max-examples", "5")
@@ -342,7 +342,7 @@ def test_the_command_as_a_user_runs_it(mine: str) -> None:
     assert bad.stderr.startswith("sora-ref: there is no module nowhere_at_all")
     code = (
         "import sys; sys.modules['hypothesis'] = None; sys.argv = ['sora-ref', 'check', 'm:A']; "
-        "from sora_ref.run.main import main; main()"
+        "from sora_ref.cli.main import main; main()"
     )
     without = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert without.returncode == 1

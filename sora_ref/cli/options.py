@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from sora_ref.run.terminal import say
+from sora_ref.cli.terminal import say
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -36,10 +36,10 @@ from tiny_run import (
 )
 
 from sora_ref import SPEC_VERSION, __version__
+from sora_ref.cli import main as main_module
+from sora_ref.cli.commands import cli
 from sora_ref.models import linear_modules
-from sora_ref.run import main as main_module
 from sora_ref.run.checkpoint import checkpoints
-from sora_ref.run.cli import cli
 from sora_ref.run.config import load_config
 
 Keys = dict[str, Any]
@@ -280,7 +280,7 @@ def test_fetch_of_names_prints_their_folders(
 
 def test_version_and_help_are_instant_and_complete() -> None:
     """Nothing heavy is imported for them."""
-    code = "import sys; import sora_ref.run.cli; print([m for m in sys.modules if m in %r])"
+    code = "import sys; import sora_ref.cli.commands; print([m for m in sys.modules if m in %r])"
     heavy = ["scipy", "sklearn", "matplotlib", "tokenizers", "safetensors", "msgspec", "tqdm"]
     done = subprocess.run([sys.executable, "-c", code % heavy], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
@@ -623,7 +623,7 @@ def test_loss_that_is_no_number_is_one_line_with_no_warnings_around_it(keys: Key
 
 
 def test_closed_pipe_is_no_traceback(trained: Path) -> None:
-    command = f"{sys.executable} -m sora_ref.run.main inspect {trained} | head -c 0; exit ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -m sora_ref.cli.main inspect {trained} | head -c 0; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=60)
     assert done.stderr == ""
     assert done.returncode in (0, 1, 141)  # click exits with 1 where a pipe is closed

@@ -21,8 +21,8 @@ def main(ready: Callable[[], None] = lambda: None) -> None:
     try:
         import click
 
-        from sora_ref.run import terminal
-        from sora_ref.run.cli import COMPLETE, cli
+        from sora_ref.cli import terminal
+        from sora_ref.cli.commands import COMPLETE, cli
         from sora_ref.run.interrupt import Ended, Interrupted
     except ImportError as error:
         _leave(1, _not_loaded(error))
@@ -78,7 +78,8 @@ def _not_loaded(error: ImportError) -> str:
     if not isinstance(error, ModuleNotFoundError):  # one that is there: of another version, or too large for the memory
         return f"a library cannot be loaded ({brief(str(error))}): expected a sound installation, and memory for it"
     extra = "check" if sys.argv[1:2] == ["check"] else "run"
-    return f"this command needs more packages ({error.name} is missing): pip install 'sora_ref[{extra}]'"
+    package = str(error.name).partition(".")[0]
+    return f"this command needs more packages ({package} is missing): pip install 'sora_ref[{extra}]'"
 
 
 def _leave(status: int, sentence: str) -> None:

@@ -99,7 +99,7 @@ def test_help_loads_numpy_and_click_alone() -> None:
     assert done.stdout.splitlines()[-1] == b""
 
 
-@pytest.mark.parametrize("module", ["sora_ref", "sora_ref.run.main", "_sora_ref_cli"])
+@pytest.mark.parametrize("module", ["sora_ref", "sora_ref.cli.main", "_sora_ref_cli"])
 def test_python_m_is_the_console_script(module: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True, cwd=ROOT
@@ -215,7 +215,7 @@ def test_ctrl_c_while_a_library_is_loaded_is_one_line(module: str, run: Path) ->
 @pytest.mark.parametrize("tenths", range(10))
 def test_ctrl_c_at_any_time_of_the_first_second_is_at_most_one_line(tenths: int, run: Path) -> None:
     """Counted from the first import of the package: what was before is Python's own start, and a few milliseconds."""
-    first = "seen = lambda event, words: event == 'import' and words[0] == 'sora_ref.run.main' and "
+    first = "seen = lambda event, words: event == 'import' and words[0] == 'sora_ref.cli.main' and "
     first += "print('here', flush=True)"
     first += "; sys.addaudithook(seen)"
     words = command("eval", str(run), "--quiet", first=first)

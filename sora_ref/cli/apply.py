@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
+from sora_ref.cli import options
+from sora_ref.cli.terminal import say, show
 from sora_ref.errors import SoRAError, brief, printable
-from sora_ref.run import options
-from sora_ref.run.terminal import say, show
 from sora_ref.storage.json_text import to_json
 
 
