@@ -31,14 +31,14 @@ ROOT = "base_model.model."  # PEFT's own wrapping, in front of every full name
 CLASSIFIER = ("classifier.weight", "classifier.bias")
 
 
-class Task(NamedTuple):
+class PeftTask(NamedTuple):
     """What a head is in PEFT: the task type, and the prefix of the encoder's names in the model that PEFT wraps."""
 
     task_type: str
     prefix: str
 
 
-TASKS: Mapping[Head, Task] = {"cls": Task("SEQ_CLS", BERT), "mean": Task("FEATURE_EXTRACTION", "")}
+TASKS: Mapping[Head, PeftTask] = {"cls": PeftTask("SEQ_CLS", BERT), "mean": PeftTask("FEATURE_EXTRACTION", "")}
 
 _BLOCK = r"encoder\.layer\.\d+\."
 ADAPTABLE = re.compile(
@@ -67,7 +67,7 @@ def lora_config(
     loras: Mapping[str, LoRA],
     saved: Collection[str],
     *,
-    task: Task,
+    task: PeftTask,
     layout: Layout,
     base_model: str,
     revision: str | None = None,

@@ -18,7 +18,7 @@ from sora_ref.errors import SoRAError, printable, shown
 from sora_ref.preconditions import require
 from sora_ref.run import layout
 from sora_ref.run.setup import Labels, Setup
-from sora_ref.run.transfer import fetch
+from sora_ref.run.transfer import gather_to_host
 from sora_ref.storage.documents import Whole, convert
 from sora_ref.storage.files import read_tensors, tensor_bytes, write_bytes
 
@@ -83,7 +83,7 @@ def trained_of(setup: Setup, state: TrainState, position: Position, base: str, *
     """The state on the host, ready to be written."""
     pairs = state.moments if moments else {}
     on_device = [*state.params.values(), *(x for pair in pairs.values() for x in pair)]
-    found, n = fetch(setup.backend, on_device), len(state.params)
+    found, n = gather_to_host(setup.backend, on_device), len(state.params)
     params, ms, vs = found[:n], found[n::2], found[n + 1 :: 2]
     return Trained(
         params=dict(zip(state.params, params, strict=True)),

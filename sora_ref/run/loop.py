@@ -31,7 +31,7 @@ from sora_ref.run.loggers import Loggers
 from sora_ref.run.progress import BEST, scored, steps_of_epoch, steps_of_stage, stops_early
 from sora_ref.run.setup import Setup
 from sora_ref.run.text import Encoded, epoch_batches, microbatches, pad
-from sora_ref.run.transfer import fetch
+from sora_ref.run.transfer import gather_to_host
 from sora_ref.run.workers import Each, worker_pool
 from sora_ref.step import GATE_SUFFIX
 from sora_ref.storage.files import append_lines, write_bytes
@@ -201,9 +201,9 @@ def _require_finite(run: Run, loss: float, step: int) -> None:
 def _read(run: Run, unread: list[tuple[int, Any]], shown: dict[str, Any]) -> tuple[list[float], dict[str, np.ndarray]]:
     """The losses and what else is to be shown, on the host by one transfer; SoRAError at the first loss not finite."""
     if run.setup.backend.synchronous:
-        losses, fetched = [loss for _, loss in unread], fetch(run.setup.backend, list(shown.values()))
+        losses, fetched = [loss for _, loss in unread], gather_to_host(run.setup.backend, list(shown.values()))
     else:
-        found = fetch(run.setup.backend, [*(loss for _, loss in unread), *shown.values()])
+        found = gather_to_host(run.setup.backend, [*(loss for _, loss in unread), *shown.values()])
         losses, fetched = [float(loss) for loss in found[: len(unread)]], found[len(unread) :]
     for (step, _), loss in zip(unread, losses, strict=True):
         _require_finite(run, loss, step)
@@ -242,7 +242,7 @@ def _log_training(
 def log_gates(run: Run, state: TrainState, position: Position) -> None:
     """Append every gate's value."""
     gates = _gates(run, state)
-    _write_gates(run, dict(zip(gates, fetch(run.setup.backend, list(gates.values())), strict=True)), position)
+    _write_gates(run, dict(zip(gates, gather_to_host(run.setup.backend, list(gates.values())), strict=True)), position)
 
 
 def _write_gates(run: Run, gates: dict[str, np.ndarray], position: Position) -> tuple[int, int]:

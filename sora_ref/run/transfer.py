@@ -11,11 +11,11 @@ from array_api_compat import array_namespace
 from sora_ref.backends import Array, Backend
 
 
-def fetch(backend: Backend, arrays: Sequence[Array]) -> list[np.ndarray]:
+def gather_to_host(backend: Backend, arrays: Sequence[Array]) -> list[np.ndarray]:
     """These float arrays on the host, each with its shape and dtype.
 
-    Where the device runs by itself, every transfer waits for it: so the arrays go over as one, float32 among float64
-    as float64, which holds it exactly.
+    An asynchronous device (GPU) finishes all the work before it in its queue when something is transferred: so the
+    arrays go over as one.  float32 among float64 travels as float64, which holds it exactly.
     """
     if backend.synchronous or len(arrays) < 2:
         return [backend.to_host(x) for x in arrays]

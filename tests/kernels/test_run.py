@@ -23,7 +23,7 @@ from sora_ref.run import loop
 from sora_ref.run.setup import Labels, make_setup
 from sora_ref.run.ship import write_merged, write_peft, write_pruned
 from sora_ref.run.trained import load_trained
-from sora_ref.run.transfer import fetch
+from sora_ref.run.transfer import gather_to_host
 
 needs_compiler = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 LABELS = Labels("classification", ("bad", "good"), ("accuracy",))
@@ -136,11 +136,11 @@ def test_fetching_keeps_shapes_dtypes_and_bits_in_one_transfer() -> None:
     given = [
         rng.standard_normal(shape).astype(d) for shape, d in (((), "f8"), ((2, 3), "f4"), ((0,), "f4"), ((5,), "f8"))
     ]
-    found = fetch(counting.backend, [counting.backend.from_host(x) for x in given])
+    found = gather_to_host(counting.backend, [counting.backend.from_host(x) for x in given])
     assert counting.transfers == 1
     for x, y in zip(given, found, strict=True):
         assert (x.dtype, x.shape, x.tobytes()) == (y.dtype, y.shape, y.tobytes())
-    assert fetch(counting.backend, []) == []
+    assert gather_to_host(counting.backend, []) == []
     assert counting.transfers == 1
 
 
