@@ -150,8 +150,8 @@ def test_what_a_full_disk_leaves_behind_is_found(ground: Ground, monkeypatch: py
 def test_a_fetch_that_stores_in_place_is_found(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     (right,) = fetching.cases(ground, 3, 2)
     assert (right.kind, right.fault) == ("limit", "")
-    monkeypatch.setattr("sora_ref.run.fetch.shutil.rmtree", lambda *_, **__: None)
-    monkeypatch.setattr("sora_ref.run.fetch._sweep", lambda *_: None)
+    monkeypatch.setattr("sora_ref.storage.cache.shutil.rmtree", lambda *_, **__: None)
+    monkeypatch.setattr("sora_ref.storage.cache._sweep", lambda *_: None)
     (wrong,) = fetching.cases(ground, 3, 2)
     assert wrong.fault.startswith("leaves .toy-")
 

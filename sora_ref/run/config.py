@@ -22,7 +22,7 @@ from sora_ref.gate import GateRule
 from sora_ref.models.bert import LINEAR_KINDS
 from sora_ref.optim import SGD, AdamW, Optimiser
 from sora_ref.preconditions import require
-from sora_ref.run.fetch import ARTEFACTS
+from sora_ref.run.artefacts import ARTEFACTS
 from sora_ref.run.keys import flat, in_words, put, require_known, word
 from sora_ref.schedules import MOST_STAGES, Schedule, algorithm_1_values, constant, linear_warmup_decay, released_linear
 from sora_ref.step import Recipe

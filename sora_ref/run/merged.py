@@ -13,7 +13,7 @@ from sora_ref.peft.card import Labels, labels_of, merged_card
 from sora_ref.peft.export import head_bytes
 from sora_ref.peft.format import CLASSIFIER, HEAD_FILE, LABELS_FILE, README_FILE
 from sora_ref.preconditions import require
-from sora_ref.run.fetch import ARTEFACTS
+from sora_ref.run.artefacts import ARTEFACTS
 from sora_ref.run.hub import repository
 from sora_ref.run.setup import Setup
 from sora_ref.storage.documents import read_json

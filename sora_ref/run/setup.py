@@ -16,10 +16,10 @@ from sora_ref.errors import SoRAError, printable, shown
 from sora_ref.models import MODEL_SPEC, BertConfig, Classifier, ModelOps, linear_modules, load_bert
 from sora_ref.models.pretrained import POOLER
 from sora_ref.preconditions import require
+from sora_ref.run.artefacts import ARTEFACTS, download
 from sora_ref.run.config import Config, TaskSection
 from sora_ref.run.data import TASK_NAMES, Columns, Task, load_task
 from sora_ref.run.data import Labels as Labels
-from sora_ref.run.fetch import ARTEFACTS, fetch
 from sora_ref.run.hub import hub_folder, pinned, repository
 from sora_ref.run.tokenizer import load_tokenizer
 from sora_ref.storage.files import file_digest
@@ -92,7 +92,7 @@ class Setup:
 def model_folder(path: str, say: Say | None = None) -> Path:
     """The folder of a model, fetched where `path` is the name of one to fetch, or of one on the hub; else SoRAError."""
     if is_fetched(path):
-        return fetch(path, say=say)
+        return download(path, say=say)
     folder = absolute(path)
     if folder.is_dir():
         return folder

@@ -273,7 +273,7 @@ def test_inspect_shows_ranks_gates_and_counts(
 def test_fetch_of_names_prints_their_folders(
     as_json: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("sora_ref.run.fetch.fetch", lambda name, say: tmp_path / name)
+    monkeypatch.setattr("sora_ref.run.artefacts.download", lambda name, say: tmp_path / name)
     assert as_json("fetch", "minilm") == {"minilm": str(tmp_path / "minilm")}
     assert list(as_json("fetch")) == ["minilm", "bert-tiny", "hutto2014"]
 

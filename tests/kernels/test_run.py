@@ -130,7 +130,7 @@ def test_a_loss_that_is_no_number_is_named_by_its_own_step_though_it_is_read_lat
 
 
 @pytest.mark.exact
-def test_fetching_keeps_shapes_dtypes_and_bits_in_one_transfer() -> None:
+def test_gathering_keeps_shapes_dtypes_and_bits_in_one_transfer() -> None:
     counting = Counting(get("strict"))
     rng = np.random.default_rng(0)
     given = [

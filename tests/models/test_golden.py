@@ -23,7 +23,8 @@ from safetensors.numpy import load_file
 from tiny_bert import Rounding, is_key_bias, on_batch, relative
 
 from sora_ref.models import BertConfig, load_bert
-from sora_ref.run.fetch import cache_dir, is_cached
+from sora_ref.run.artefacts import is_cached
+from sora_ref.storage.cache import cache_dir
 
 Named = Mapping[str, npt.NDArray[Any]]
 FLOAT32_LIMIT = 8 * 1.1e-5

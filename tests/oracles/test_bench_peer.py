@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sora_ref.run.fetch import is_cached
+from sora_ref.run.artefacts import is_cached
 
 pytest.importorskip("torch")
 BENCH = Path(__file__).resolve().parents[1] / "bench"

@@ -12,7 +12,8 @@ import tiny_bert
 from make_vectors import RUNS, SCALE, TINY, adapters, batch, hashed, head_weights, modules, torch_results
 
 from sora_ref.models import BertConfig, load_bert
-from sora_ref.run.fetch import cache_dir, is_cached
+from sora_ref.run.artefacts import is_cached
+from sora_ref.storage.cache import cache_dir
 
 for library in ("torch", "transformers"):
     pytest.importorskip(library, reason=f"needs {library}: pip install 'sora_ref[oracles]'")

@@ -14,9 +14,9 @@ import transformers
 from tiny_bert import SPREAD
 from tiny_run import run_once
 
+from sora_ref.run.artefacts import is_cached
 from sora_ref.run.data import load_task
 from sora_ref.run.evaluate import predict_logits
-from sora_ref.run.fetch import is_cached
 from sora_ref.run.ship import write_merged
 from sora_ref.run.text import encode
 from sora_ref.run.trained import load_trained

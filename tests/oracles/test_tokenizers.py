@@ -19,8 +19,8 @@ import pytest
 from tiny_run import BERT, write_model
 
 from sora_ref.errors import SoRAError
-from sora_ref.run.fetch import cache_dir
 from sora_ref.run.tokenizer import load_tokenizer
+from sora_ref.storage.cache import cache_dir
 
 transformers = pytest.importorskip("transformers")
 

@@ -12,10 +12,10 @@ import pytest
 from tiny_run import MODULES, RANK, SIZES, make_keys, sora_ref, tree
 
 from sora_ref.run import demo
+from sora_ref.run.artefacts import is_cached
 from sora_ref.run.checkpoint import checkpoints
 from sora_ref.run.config import load_config
 from sora_ref.run.demo import demo_config, nearest_rank, run_demo
-from sora_ref.run.fetch import is_cached
 from sora_ref.run.interrupt import Interrupted
 from sora_ref.run.ship import write_pruned
 from sora_ref.run.trained import load_trained

@@ -10,7 +10,7 @@ import pytest
 from tiny_run import VOCABULARY, write_tokenizer
 
 from sora_ref.errors import SoRAError
-from sora_ref.run.fetch import ARTEFACTS, fetch
+from sora_ref.run.artefacts import ARTEFACTS, download
 from sora_ref.run.tokenizer_files import read_tokenizer_files
 
 NAMES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
@@ -109,7 +109,7 @@ def test_pipe_and_circle_of_links_are_refused_at_once(tmp_path: Path) -> None:
 @pytest.mark.weights
 @pytest.mark.parametrize("model", ["minilm", "bert-tiny"])
 def test_real_models_are_what_their_names_say(model: str) -> None:
-    folder = fetch(model)
+    folder = download(model)
     found = read_tokenizer_files(folder)
     assert found.keys() == {name for name in NAMES if name in ARTEFACTS[model].members}
     json.loads(found["tokenizer.json"])

@@ -19,7 +19,7 @@ import scipy.stats
 import sklearn.metrics
 import tokenizers
 
-import sora_ref.run.fetch
+import sora_ref.run.artefacts
 import sora_ref.run.inspect
 import sora_ref.run.pictures
 import sora_ref.run.predict

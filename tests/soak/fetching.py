@@ -17,8 +17,8 @@ from typing import Any
 
 from tiny_run import tree
 
-from sora_ref.run import fetch as module
-from sora_ref.run.fetch import Artefact
+from sora_ref.run import artefacts as module
+from sora_ref.storage.artefact import Artefact
 from tests.soak import console
 from tests.soak.crashes import changes_of, dying_at, torn_after
 from tests.soak.ground import Ground

@@ -244,7 +244,8 @@ def main() -> None:
     import torch
     import transformers
 
-    from sora_ref.run.fetch import cache_dir, is_cached
+    from sora_ref.run.artefacts import is_cached
+    from sora_ref.storage.cache import cache_dir
 
     VECTORS.mkdir(exist_ok=True)
     make_tiny()

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from sora_ref.errors import SoRAError, shown
+from sora_ref.run.artefacts import download
 from sora_ref.run.data.classes import Labels, relabelled, require_kind
 from sora_ref.run.data.delimited import Columns, read_table, table_rows
 from sora_ref.run.data.glue import GLUE, glue_files, read_glue
@@ -17,7 +18,6 @@ from sora_ref.run.data.rows import Format
 from sora_ref.run.data.table import load_table, require_split, say_unknown
 from sora_ref.run.data.tally import Tally
 from sora_ref.run.data.task import Example, Kind, Task
-from sora_ref.run.fetch import fetch
 
 __all__ = [
     "GLUE",
@@ -88,7 +88,7 @@ def load_task(
         task = read_glue(path, name.removeprefix("glue:"), say=say)
     else:
         which = name.removesuffix("-rating")
-        folder = fetch("hutto2014", say=say) if path is None else path
+        folder = download("hutto2014", say=say) if path is None else path
         task = read_hutto(folder, which, "classification" if which == name else "regression", seed, say=say)
     if split is not None:
         require_split(name, split, task.splits)
@@ -115,4 +115,4 @@ def task_files(name: str, *, path: Path | None, files: Mapping[str, Path], say: 
     which = name.removesuffix("-rating")
     if which not in FILES:
         return {}
-    return {FILES[which]: (fetch("hutto2014", say=say) if path is None else path) / FILES[which]}
+    return {FILES[which]: (download("hutto2014", say=say) if path is None else path) / FILES[which]}

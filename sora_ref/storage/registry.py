@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 from sora_ref.errors import SoRAError, brief
-from sora_ref.run.artefacts import Artefact
+from sora_ref.storage.artefact import Artefact
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _PATHS = ("PIP_CONFIG_FILE", "PIP_CERT", "PIP_CLIENT_CERT", "PIP_FIND_LINKS", "PIP_CONSTRAINT", "PIP_CACHE_DIR")
 
 
-def download(artefact: Artefact, scratch: Path) -> Path:
+def download_archive(artefact: Artefact, scratch: Path) -> Path:
     """Let pip download the file into ``scratch``, and check its digest.
 
     The working directory and PYTHONPATH have no say in which code runs: Python is isolated (-I), and pip works in
