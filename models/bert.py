@@ -81,6 +81,11 @@ def linear_modules(config: BertConfig, kinds: Collection[str] = tuple(LINEAR_KIN
     )
 
 
+def decayed(name: str) -> bool:
+    """Whether weight decay acts on this parameter, of the encoder, a head or an adapter: not on biases and norms."""
+    return not (name.endswith(".bias") or "LayerNorm" in name)
+
+
 class Batch(NamedTuple):
     """Token sequences of one length: ids and types (b, t) integers, mask (b, t) True where a token is.
 

@@ -5,17 +5,18 @@
   SORA-STEP-3  Released rule only: G_g += loss_l1·sgn(g)/(number of gates), part of what is clipped.
   SORA-STEP-4  c = min(1, τ/(‖G‖₂ + ε_c)) over all parameters, gates included; G ← c·G.  ε_c is 0 (torch: 1e-6).
   SORA-STEP-5  η_t and η^g_t are the learning rates of *this* step; step 1 has peak/W, not 0 (see schedules).
-  SORA-STEP-6  Every parameter but the gates takes an optimiser step; biases and norms are not decayed.
+  SORA-STEP-6  Every parameter but the gates takes an optimiser step; biases and norms are not decayed.  Which
+               parameters those are, the caller says: a model knows its norms, the specification knows no model.
                A_i and B_i keep moving by momentum and decay while g_i = 0.
   SORA-STEP-7  Gates follow the gate rule with the same t and η^g_t.
   SORA-STEP-8  The schedules advance: t ← t + 1.
 
-Parameters are a flat mapping from name to array; the name alone says the group.
+Parameters are a flat mapping from name to array; a gate is known by its name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -40,6 +41,8 @@ class Recipe:
     clip, clip_eps: τ and ε_c of SORA-STEP-4; τ None clips nothing.
     gate_gradient: "data"; or "zero", the control experiment in which the data have no say in who survives
                    (SORA-NULL-1).
+    decayed:       whether weight decay acts on the parameter of this name, which is no gate: true of weights, false of
+                   biases and norms (SORA-STEP-6).  There is no default for an optimiser that decays: SoRAError.
     """
 
     optimiser: Optimiser = AdamW()
@@ -47,6 +50,14 @@ class Recipe:
     clip: float | None = None
     clip_eps: float = 0.0
     gate_gradient: Literal["data", "zero"] = "data"
+    decayed: Callable[[str], bool] | None = None
+
+    def __post_init__(self) -> None:
+        decay = self.optimiser.weight_decay
+        require(
+            self.decayed is not None or not decay,
+            f"weight decay is {decay} and `decayed` is missing: expected a predicate that is false of biases and norms",
+        )
 
 
 class Rates(NamedTuple):
@@ -70,13 +81,6 @@ def initial_state(params: Params) -> TrainState:
     return TrainState(dict(params), {name: zero_moments(theta) for name, theta in params.items()}, 0)
 
 
-def parameter_group(name: str) -> Literal["gate", "decayed", "undecayed"]:
-    """The group a parameter's name puts it in: gates by suffix; biases and norms are not decayed (SORA-STEP-6)."""
-    if name.endswith(GATE_SUFFIX):
-        return "gate"
-    return "undecayed" if name.endswith(".bias") or "LayerNorm" in name else "decayed"
-
-
 def training_step(
     state: TrainState, grads: Params, rates: Rates, recipe: Recipe, ops: Ops = SPEC
 ) -> tuple[TrainState, Array | None]:
@@ -91,7 +95,7 @@ def training_step(
     require(grads.keys() == state.params.keys(), _name_mismatch(grads, state.params))
     t = state.t + 1
     rule = recipe.gate_rule
-    gates = [name for name in state.params if parameter_group(name) == "gate"]
+    gates = [name for name in state.params if name.endswith(GATE_SUFFIX)]
 
     grads = dict(grads)
     for name in gates:
@@ -106,11 +110,11 @@ def training_step(
 
     updates: dict[str, Update] = {}
     for name, theta in state.params.items():
-        group, moments = parameter_group(name), state.moments[name]
-        if group == "gate":
+        moments = state.moments[name]
+        if name.endswith(GATE_SUFFIX):
             updates[name] = Update(theta, grads[name], moments, rule, rates.gate_lr, rates.strength)
         else:
-            decay = group == "decayed"
+            decay = recipe.decayed is not None and recipe.decayed(name)
             updates[name] = Update(theta, grads[name], moments, recipe.optimiser, rates.lr, decay=decay)
     after = ops.update_parameters(updates, t)
     params = {name: theta for name, (theta, _) in after.items()}

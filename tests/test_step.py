@@ -30,28 +30,10 @@ from sora_ref import (
     training_step,
 )
 from sora_ref.gradients import clip_by_global_norm
-from sora_ref.step import parameter_group
+from sora_ref.optim import Optimiser
 
-PLAIN = Recipe(optimiser=SGD(), gate_rule=PAPER)
+PLAIN = Recipe(optimiser=SGD(), gate_rule=PAPER, decayed=lambda name: name.endswith("A"))
 U = unit_roundoff(np.float64)
-
-
-@pytest.mark.exact("SORA-STEP-6")
-@pytest.mark.parametrize(
-    ("name", "group"),
-    [
-        ("encoder.layer.0.attention.self.query.sora_g", "gate"),
-        ("encoder.layer.0.attention.self.query.sora_A", "decayed"),
-        ("encoder.layer.0.attention.self.query.sora_B", "decayed"),
-        ("classifier.weight", "decayed"),
-        ("classifier.bias", "undecayed"),
-        ("encoder.layer.0.output.LayerNorm.weight", "undecayed"),
-        ("embeddings.LayerNorm.bias", "undecayed"),
-        ("sora_gain.weight", "decayed"),
-    ],
-)
-def test_the_name_alone_says_the_group(name: str, group: str) -> None:
-    assert parameter_group(name) == group
 
 
 # --- SORA-STEP-2 ---------------------------------------------------------------------------------------------------
@@ -200,14 +182,31 @@ def test_first_step_has_t_one_and_t_advances(floats: Space) -> None:
 
 
 @pytest.mark.exact("SORA-STEP-6")
-def test_decay_spares_biases_norms_and_gates(floats: Space) -> None:
-    names = ("a.sora_A", "a.sora_B", "a.sora_g", "head.weight", "head.bias", "LayerNorm.weight")
+@pytest.mark.parametrize("optimiser", [SGD(weight_decay=0.5), AdamW(weight_decay=0.5)])
+def test_decay_acts_where_the_caller_says_and_never_on_a_gate(floats: Space, optimiser: Optimiser) -> None:
+    names = ("a.sora_A", "a.sora_B", "a.sora_g", "sora_gain.weight", "head.bias", "norm.weight")
     zero = {name: floats.asarray([0.0]) for name in names}
-    for optimiser in (SGD(weight_decay=0.5), AdamW(weight_decay=0.5)):
+    for spared, expected in (
+        ({"head.bias", "norm.weight"}, [6, 6, 8, 6, 8, 8]),
+        (set(names), [8, 8, 8, 8, 8, 8]),
+        (set(), [6, 6, 8, 6, 6, 6]),
+    ):
         state = initial_state({name: floats.asarray([8.0]) for name in names})
-        new, _ = training_step(state, zero, Rates(0.5, 0.5, 0.0), Recipe(optimiser, ADAMW_XI))
-        values = [floats.to_numpy(new.params[name]).item() for name in names]
-        assert values == [6, 6, 8, 6, 8, 8]
+        recipe = Recipe(optimiser, ADAMW_XI, decayed=(set(names) - spared).__contains__)
+        new, _ = training_step(state, zero, Rates(0.5, 0.5, 0.0), recipe)
+        assert [floats.to_numpy(new.params[name]).item() for name in names] == expected
+
+
+@pytest.mark.exact("SORA-STEP-6")
+def test_nothing_is_decayed_by_default_and_an_optimiser_that_decays_has_no_default(floats: Space) -> None:
+    zero = {"head.weight": floats.asarray([0.0])}
+    new, _ = training_step(initial_state(zero), zero, Rates(0.5, 0.5, 0.0), Recipe())
+    assert floats.to_numpy(new.params["head.weight"]).item() == 0
+    for optimiser in (SGD(weight_decay=0.5), AdamW(weight_decay=0.5)):
+        with pytest.raises(
+            SoRAError, match=r"^weight decay is 0\.5 and `decayed` is missing: expected a predicate that"
+        ):
+            Recipe(optimiser)
 
 
 @pytest.mark.exact("SORA-STEP-5", "SORA-STEP-7", "SORA-GATE-2")
@@ -260,8 +259,7 @@ def test_step_goes_through_the_operations_it_is_given(floats: Space) -> None:
     assert seen.keys() == state.params.keys()
     told = {name: (update.rule, update.lr, update.strength, update.decay) for name, update in seen.items()}
     gate, other = (PLAIN.gate_rule, 0.2, 0.3, False), (PLAIN.optimiser, 0.1, 0.0)
-    groups = {name: parameter_group(name) for name in told}
-    assert told == {name: gate if g == "gate" else (*other, g == "decayed") for name, g in groups.items()}
+    assert told == {"m.sora_A": (*other, True), "m.sora_g": gate, "n.sora_g": gate, "head.bias": (*other, False)}
     with pytest.raises(TypeError):
         SPEC.replace(no_such_operation=spy)
 

@@ -60,7 +60,7 @@ def look_through(found: Any) -> None:
 
 def whole_step(A: Any, g: Any, dA: Any, dg: Any, lr: Any, gate_lr: Any, lam: Any, w: Any, l1: Any) -> Any:
     state, grads = initial_state({"m.sora_A": A, "m.sora_g": g}), {"m.sora_A": dA, "m.sora_g": dg}
-    recipe = Recipe(SGD(weight_decay=w), PAPER.replace(loss_l1=l1))
+    recipe = Recipe(SGD(weight_decay=w), PAPER.replace(loss_l1=l1), decayed=lambda name: True)
     return training_step(state, grads, Rates(lr, gate_lr, lam), recipe)
 
 

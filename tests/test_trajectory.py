@@ -81,7 +81,7 @@ def trajectory(
     p: dict[str, Exact], steps: int = STEPS, cuts: Sequence[int] = (1,), decay: Any = DECAY
 ) -> Iterator[TrainState]:
     """The states before the first step and after each, by the specification."""
-    recipe = Recipe(SGD(weight_decay=decay), PAPER)
+    recipe = Recipe(SGD(weight_decay=decay), PAPER, decayed=lambda name: True)
     ends = [0, *cuts, len(p["x"])]
     state = initial_state({f"m.sora_{name}": p[name] for name in NAMES})
     yield state

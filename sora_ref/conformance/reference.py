@@ -108,7 +108,8 @@ class Reference(Adapter):
     def train(self, layer: Layer, xs: Floats, dys: Floats, plan: Plan) -> Sequence[Triple]:  # noqa: D102
         if self.backend.name == "exact" and plan.clip is not None:
             raise Missing("clipping, whose norm is no rational number")
-        recipe = Recipe(self.choices.optimiser(self._number(plan.weight_decay)), self.choices.rule(), plan.clip)
+        optimiser, rule = self.choices.optimiser(self._number(plan.weight_decay)), self.choices.rule()
+        recipe = Recipe(optimiser, rule, plan.clip, decayed=lambda name: True)  # A and B; gates are not asked about
         branch, after = self._branch(layer), []
         state = initial_state({f"m.sora_{name}": getattr(branch, name) for name in _NAMES})
         W0, b, _ = self._layer(layer)

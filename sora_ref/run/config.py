@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -184,8 +184,8 @@ class Config(Section, frozen=True):
     train: TrainSection = TrainSection()
     schedule: ScheduleSection | None = None
 
-    def recipe(self) -> Recipe:
-        """What stays the same from step to step."""
+    def recipe(self, decayed: Callable[[str], bool]) -> Recipe:
+        """What stays the same from step to step; `decayed` says which parameters weight decay acts on."""
         rule = self.gate_rule()
         optimiser: Optimiser = SGD(weight_decay=self.train.weight_decay)
         if self.train.optimiser == "adamw":
@@ -201,6 +201,7 @@ class Config(Section, frozen=True):
             clip=self.train.clip or None,
             clip_eps=1e-6 if rule.name == "released" else 0.0,
             gate_gradient=self.gate.gradient,
+            decayed=decayed,
         )
 
     def gate_rule(self) -> GateRule:

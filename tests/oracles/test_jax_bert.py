@@ -18,6 +18,7 @@ from tiny_bert import Case, Floats, Named, Rounding, make_case
 from sora_ref.gate import PAPER
 from sora_ref.gradients import combine_microbatches
 from sora_ref.models import bert_forward
+from sora_ref.models.bert import decayed
 from sora_ref.optim import SGD
 from sora_ref.step import Rates, Recipe, TrainState, initial_state, training_step
 
@@ -190,7 +191,7 @@ def our_step(case: Case, state: TrainState) -> tuple[TrainState, Any]:
     parts = (replace(case.take(rows), params=state.params) for rows in ([0, 2], [1, 3]))
     summed = [part.results(dtype) for part in parts]
     grads = combine_microbatches([{name: part[name] for name in state.params} for part in summed], 4)
-    recipe = Recipe(optimiser=SGD(DECAY), gate_rule=PAPER, clip=CLIP)
+    recipe = Recipe(optimiser=SGD(DECAY), gate_rule=PAPER, clip=CLIP, decayed=decayed)
     return training_step(state, grads, Rates(LR, GATE_LR, LAMBDA), recipe)
 
 

@@ -20,7 +20,7 @@ from sora_ref import GATE_RULES
 from sora_ref.cli import train as command
 from sora_ref.cli.commands import cli
 from sora_ref.errors import SoRAError
-from sora_ref.models.bert import LINEAR_KINDS
+from sora_ref.models.bert import LINEAR_KINDS, decayed
 from sora_ref.optim import SGD, AdamW
 from sora_ref.run.config import (
     GATE_LR,
@@ -430,18 +430,19 @@ def test_file_that_is_missing_or_no_toml_is_refused_by_name(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", GATE_RULES)
 def test_every_gate_rule_goes_by_its_name_and_may_carry_a_loss_term(name: str) -> None:
-    assert load_config(None, {"gate.rule": name}).recipe().gate_rule == GATE_RULES[name]
-    changed = load_config(None, {"gate.rule": name, "gate.loss_l1": 0.5}).recipe().gate_rule
+    assert load_config(None, {"gate.rule": name}).recipe(decayed).gate_rule == GATE_RULES[name]
+    changed = load_config(None, {"gate.rule": name, "gate.loss_l1": 0.5}).recipe(decayed).gate_rule
     assert changed == GATE_RULES[name].replace(loss_l1=0.5)
 
 
 def test_recipe_follows_the_section_on_training() -> None:
-    recipe = load_config(None, {"train.weight_decay": 0.1, "train.clip": 0.5, "gate.gradient": "zero"}).recipe()
+    recipe = load_config(None, {"train.weight_decay": 0.1, "train.clip": 0.5, "gate.gradient": "zero"}).recipe(decayed)
     assert recipe.optimiser == AdamW(weight_decay=0.1)
+    assert recipe.decayed is decayed
     assert (recipe.clip, recipe.clip_eps, recipe.gate_gradient) == (0.5, 0.0, "zero")
-    assert load_config(None, {"train.clip": 0}).recipe().clip is None
-    assert load_config(None, {"train.optimiser": "sgd"}).recipe().optimiser == SGD()
-    released = load_config(None, {"gate.rule": "released"}).recipe()
+    assert load_config(None, {"train.clip": 0}).recipe(decayed).clip is None
+    assert load_config(None, {"train.optimiser": "sgd"}).recipe(decayed).optimiser == SGD()
+    released = load_config(None, {"gate.rule": "released"}).recipe(decayed)
     assert released.optimiser == AdamW(eps_on="raw", decays="after")
     assert released.clip_eps == 1e-6
 

@@ -110,7 +110,8 @@ def training(choices: Choices, layer: Layer, xs: Floats, dys: Floats, plan: Plan
 
 
 def _train(choices: Choices, layer: Layer, xs: Floats, dys: Floats, plan: Plan, kind: type[Interval]) -> dict[str, Any]:
-    recipe = Recipe(_settings(choices, kind).optimiser(_fraction(plan.weight_decay)), _rule(choices, kind))
+    optimiser = _settings(choices, kind).optimiser(_fraction(plan.weight_decay))
+    recipe = Recipe(optimiser, _rule(choices, kind), decayed=lambda name: True)  # A and B; gates are not asked about
     W0, s = intervals(kind, layer.W0), Fraction(layer.s)
     b = None if layer.b is None else intervals(kind, layer.b)
     state = initial_state({f"m.sora_{name}": intervals(kind, getattr(layer, name)) for name in _SPECIFIED})
