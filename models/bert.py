@@ -1,7 +1,7 @@
 """BERT's encoder (Devlin et al., 2019), forward and backward by hand, with SoRA on any of its linear layers.
 
 Parameters are a flat mapping with the names of Hugging Face's BertModel.  A module `m` carries an adapter where the
-mapping has `m.sora_A`, `m.sora_g` and `m.sora_B`; its scale s is in `scales[m]`.
+mapping has the tensors of one (see `sora_ref.names`); its scale s is in `scales[m]`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from sora_ref.linear import LinearCache, SoRA
 from sora_ref.models import layers
 from sora_ref.models.dropout import Dropout
 from sora_ref.models.ops import MODEL_SPEC, ModelOps
+from sora_ref.names import adapter_names, pack_gradients, unpack
 from sora_ref.preconditions import require
 
 Params = Mapping[str, Array]
@@ -128,10 +129,9 @@ class _Run:
     dropout: Dropout | None
 
     def adapter(self, module: str) -> SoRA | None:
-        if f"{module}.sora_A" not in self.params:
+        if adapter_names(module).A not in self.params:
             return None
-        A, g, B = (self.params[f"{module}.sora_{part}"] for part in "AgB")
-        return SoRA(A, g, B, self.scales[module])
+        return unpack(self.params, module, self.scales[module])
 
     def linear(self, module: str, x: Array) -> tuple[Array, tuple[str, LinearCache]]:
         adapter, dropout = self.adapter(module), self.dropout
@@ -170,8 +170,8 @@ class _Gradients:
         )
         self.put(f"{module}.weight", grads.dW0)
         self.put(f"{module}.bias", grads.db)
-        for part, grad in (("A", grads.dA), ("g", grads.dg), ("B", grads.dB)):
-            self.put(f"{module}.sora_{part}", grad)
+        for name, grad in pack_gradients(module, grads).items():
+            self.put(name, grad)
         return grads.dx
 
     def norm(self, dy: Array, named: tuple[str, Any]) -> Array:

@@ -25,11 +25,10 @@ from array_api_compat import array_namespace
 from sora_ref.backends import Array
 from sora_ref.gate import ADAMW_XI, GateRule
 from sora_ref.gradients import Params
+from sora_ref.names import is_gate
 from sora_ref.ops import SPEC, Ops, Update
 from sora_ref.optim import AdamW, Moments, Optimiser, zero_moments
 from sora_ref.preconditions import require
-
-GATE_SUFFIX = ".sora_g"
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def training_step(
     require(grads.keys() == state.params.keys(), _name_mismatch(grads, state.params))
     t = state.t + 1
     rule = recipe.gate_rule
-    gates = [name for name in state.params if name.endswith(GATE_SUFFIX)]
+    gates = [name for name in state.params if is_gate(name)]
 
     grads = dict(grads)
     for name in gates:
@@ -111,7 +110,7 @@ def training_step(
     updates: dict[str, Update] = {}
     for name, theta in state.params.items():
         moments = state.moments[name]
-        if name.endswith(GATE_SUFFIX):
+        if is_gate(name):
             updates[name] = Update(theta, grads[name], moments, rule, rates.gate_lr, rates.strength)
         else:
             decay = recipe.decayed is not None and recipe.decayed(name)

@@ -16,6 +16,7 @@ from sora_ref.conformance.choices import VARIANTS, Choices
 from sora_ref.conformance.runner import EXAMPLES, Report, check_adapter
 from sora_ref.gradients import combine_microbatches
 from sora_ref.linear import LinearGrads
+from sora_ref.names import pack, pack_gradients, unpack
 from sora_ref.step import Rates, Recipe, initial_state, training_step
 
 _NAMES = ("A", "g", "B")
@@ -111,16 +112,14 @@ class Reference(Adapter):
         optimiser, rule = self.choices.optimiser(self._number(plan.weight_decay)), self.choices.rule()
         recipe = Recipe(optimiser, rule, plan.clip, decayed=lambda name: True)  # A and B; gates are not asked about
         branch, after = self._branch(layer), []
-        state = initial_state({f"m.sora_{name}": getattr(branch, name) for name in _NAMES})
+        state = initial_state(pack("m", branch))
         W0, b, _ = self._layer(layer)
         for t, (x, dy) in enumerate(zip(xs, dys, strict=True)):
-            A, g, B = (state.params[f"m.sora_{name}"] for name in _NAMES)
-            _, cache = sr.sora_linear_forward(self._in(x), W0, b, sr.SoRA(A, g, B, branch.s))
+            _, cache = sr.sora_linear_forward(self._in(x), W0, b, unpack(state.params, "m", branch.s))
             grads = sr.sora_linear_backward(self._in(dy), cache)
             rates = Rates(*(self._number(value) for value in (plan.lrs[t], plan.lrs[t], plan.strength)))
-            named = {f"m.sora_{name}": getattr(grads, f"d{name}") for name in _NAMES}
-            state, _ = training_step(state, named, rates, recipe)
-            after.append(Triple(*(self._out(state.params[f"m.sora_{name}"], xs) for name in _NAMES)))
+            state, _ = training_step(state, pack_gradients("m", grads), rates, recipe)
+            after.append(Triple(*(self._out(tensor, xs) for tensor in unpack(state.params, "m", branch.s)[:3])))
         return after
 
     def accumulate(  # noqa: D102

@@ -10,6 +10,7 @@ import numpy as np
 
 from sora_ref import SoRA, count_parameters, module_ranks
 from sora_ref.errors import SoRAError, printable
+from sora_ref.names import adapter_names, is_adapter, is_gate, unpack
 from sora_ref.peft import adapters_from, read_adapter
 from sora_ref.preconditions import require
 from sora_ref.run.checkpoint import read_checkpoint
@@ -36,9 +37,9 @@ def inspect_path(path: Path, stage: int | None = None) -> tuple[dict[str, Any], 
         _, file = find_checkpoint(path, stage)
         trained = read_checkpoint(file)
         params = trained.params
-        gated = any(name.endswith(".sora_g") for name in params)
+        gated = any(map(is_gate, params))
         adapters = {module: _adapter(params, module, s) for module, s in trained.scales.items()}
-        saved = {name: array for name, array in params.items() if ".sora_" not in name}
+        saved = {name: array for name, array in params.items() if not is_adapter(name)}
         facts = {"file": str(file), "kind": "SoRA" if gated else "LoRA", "step": trained.position.step}
         unfinished = progress_of(path, file, trained)
         if unfinished is not None:
@@ -94,8 +95,9 @@ def _hidden(adapters: Mapping[str, SoRA], saved: Mapping[str, np.ndarray]) -> in
 
 
 def _adapter(params: Mapping[str, np.ndarray], module: str, s: float) -> SoRA:
-    A, B = params[f"{module}.sora_A"], params[f"{module}.sora_B"]
-    return SoRA(A, params.get(f"{module}.sora_g", np.ones(A.shape[0], A.dtype)), B, s)
+    names = adapter_names(module)
+    A = params[names.A]
+    return unpack({names.g: np.ones(A.shape[0], A.dtype), **params}, module, s)
 
 
 def _counted(adapters: Mapping[str, SoRA]) -> dict[str, SoRA]:

@@ -9,11 +9,11 @@ import numpy as np
 from sora_ref import Moments
 from sora_ref.errors import SoRAError, printable, shown
 from sora_ref.models import Classifier, classifier_shapes
+from sora_ref.names import adapter_names, is_adapter, module_of
 from sora_ref.preconditions import require
 
 Arrays = Mapping[str, np.ndarray]
 _PARTS = ("params", "m", "v")
-_KINDS = ("sora_A", "sora_g", "sora_B")
 
 
 def split(where: str, tensors: Arrays, moments: bool) -> tuple[dict[str, np.ndarray], dict[str, Moments] | None]:
@@ -47,17 +47,17 @@ def require_consistent(where: str, params: Arrays, scales: Mapping[str, float], 
     Every module with a scale has A (r, in), B (out, r) and, where it is gated, g (r,); no other module has any.  The
     head is classifier.weight (outputs, d) with classifier.bias (outputs,).
     """
+    known = {name for module in scales for name in adapter_names(module)}
     for name in params:
-        module, _, kind = name.rpartition(".")
-        strange = kind.startswith("sora_") and (module not in scales or kind not in _KINDS)
+        strange = is_adapter(name) and name not in known
         require(
             not strange, f"{where}: a tensor {shown(name)}, but no scale for it: expected adapters with their scale"
         )
     for module in scales:
-        A, g, B = (params.get(f"{module}.{kind}") for kind in _KINDS)
-        name = printable(module)
+        names, name = adapter_names(module), printable(module)
+        A, g, B = (params.get(tensor) for tensor in names)
         if A is None or B is None:
-            lost = f"{name}.sora_{'A' if A is None else 'B'}"
+            lost = printable(names.A if A is None else names.B)
             raise SoRAError(f"{where}: no tensor {lost}: expected A and B of every adapter")
         require(A.ndim == B.ndim == 2, f"{where}: {name} has A {A.shape} and B {B.shape}: expected matrices")
         r = A.shape[0]
@@ -78,17 +78,18 @@ def require_fits(where: str, params: Arrays, model: Classifier, modules: Mapping
     """
     shapes = model.bert.shapes() | classifier_shapes(model)
     for name, array in params.items():
-        module, _, kind = name.rpartition(".")
-        if kind in _KINDS:
+        module = module_of(name)
+        names = adapter_names(module)
+        if name in names:
             known = module in modules
             require(known, f"{where}: an adapter of {shown(module)}: expected one of a module that is adapted")
             out, in_ = shapes[f"{module}.weight"]
-            expected = {"sora_A": (array.shape[0], in_), "sora_g": array.shape, "sora_B": (out, array.shape[-1])}[kind]
+            expected = {names.A: (array.shape[0], in_), names.g: array.shape, names.B: (out, array.shape[-1])}[name]
         else:
             require(name in shapes, f"{where}: a tensor {shown(name)}: expected parameters of the model alone")
             expected = shapes[name]
         require(array.shape == expected, f"{where}: {name} has shape {array.shape}: expected {expected}")
-    lost = sorted(module for module in modules if f"{module}.sora_A" not in params)
+    lost = sorted(module for module in modules if adapter_names(module).A not in params)
     require(not lost, f"{where}: no adapter of {_first(lost)}: expected one of every module that is adapted")
 
 

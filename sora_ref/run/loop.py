@@ -21,6 +21,7 @@ from sora_ref import (
 from sora_ref.errors import SoRAError, printable
 from sora_ref.models import Dropout, classifier_backward, classifier_forward, cross_entropy, squared_error
 from sora_ref.models.bert import decayed
+from sora_ref.names import adapter_names, module_of
 from sora_ref.preconditions import require
 from sora_ref.run import checkpoint as ckpt
 from sora_ref.run.checkpoint import Position
@@ -34,7 +35,6 @@ from sora_ref.run.setup import Setup
 from sora_ref.run.text import Encoded, epoch_batches, microbatches, pad
 from sora_ref.run.transfer import gather_to_host
 from sora_ref.run.workers import Each, worker_pool
-from sora_ref.step import GATE_SUFFIX
 from sora_ref.storage.files import append_lines, write_bytes
 
 FP16_SCALE = 1024
@@ -224,7 +224,7 @@ def _shown(run: Run, state: TrainState, norm: Any) -> dict[str, Any]:
 
 
 def _gates(run: Run, state: TrainState) -> dict[str, Any]:
-    names = [f"{module}{GATE_SUFFIX}" for module in run.setup.scales]
+    names = [adapter_names(module).g for module in run.setup.scales]
     return {name: state.params[name] for name in names if name in state.params}
 
 
@@ -249,7 +249,7 @@ def log_gates(run: Run, state: TrainState, position: Position) -> None:
 def _write_gates(run: Run, gates: dict[str, np.ndarray], position: Position) -> tuple[int, int]:
     """Append every gate's value; returns how many are zero, and how many there are."""
     if gates:
-        values = {name.removesuffix(GATE_SUFFIX): g.tolist() for name, g in gates.items()}
+        values = {module_of(name): g.tolist() for name, g in gates.items()}
         append_lines(run.out / "gates.jsonl", [{"step": position.step, "gates": values}])
     return sum(int(np.count_nonzero(g == 0)) for g in gates.values()), sum(g.size for g in gates.values())
 

@@ -15,6 +15,7 @@ from sora_ref.backends import Array, Backend
 from sora_ref.errors import SoRAError, printable, shown
 from sora_ref.models import MODEL_SPEC, BertConfig, Classifier, ModelOps, linear_modules, load_bert
 from sora_ref.models.pretrained import POOLER
+from sora_ref.names import adapter_names, is_adapter, unpack
 from sora_ref.preconditions import require
 from sora_ref.run.artefacts import ARTEFACTS, download
 from sora_ref.run.config import Config, TaskSection
@@ -70,11 +71,7 @@ class Setup:
     def adapters(self, trained: Params) -> dict[str, SoRA]:
         """The adapters, by module."""
         params = self.all_params(trained)
-
-        def part(module: str, letter: str) -> Array:
-            return params[f"{module}.sora_{letter}"]
-
-        return {m: SoRA(part(m, "A"), part(m, "g"), part(m, "B"), s) for m, s in self.scales.items()}
+        return {module: unpack(params, module, s) for module, s in self.scales.items()}
 
     def folded(self, ops: ModelOps, trained: Params, each: Callable[..., Any] = map) -> ModelOps:
         """These operations for these very parameters, the adapters folded into the weights where the backend can."""
@@ -86,7 +83,7 @@ class Setup:
 
     def head(self, trained: Params) -> dict[str, Array]:
         """The trained parameters that belong to no adapter: head, and norms and biases where they are trained."""
-        return {name: value for name, value in trained.items() if ".sora_" not in name}
+        return {name: value for name, value in trained.items() if not is_adapter(name)}
 
 
 def model_folder(path: str, say: Say | None = None) -> Path:
@@ -206,7 +203,8 @@ def make_setup(config: Config, labels: Labels, say: Say | None = None) -> Setup:
     _require_rank(config, bert, modules)
     frozen = {name: backend.from_host(array) for name, array in weights.items()}
     if not config.adapter.gated:
-        frozen |= {f"{module}.sora_g": backend.from_host(np.ones(config.adapter.r, config.dtype)) for module in modules}
+        gates = [adapter_names(module).g for module in modules]
+        frozen |= {gate: backend.from_host(np.ones(config.adapter.r, config.dtype)) for gate in gates}
     ops = operations(config, backend, frozen)
     return Setup(
         config=config,
@@ -243,9 +241,10 @@ def initial_params(setup: Setup) -> dict[str, Array]:
         adapter = initial_adapter(
             config.seed, module, out, in_, config.adapter.r, config.adapter.alpha, gate=gate, dtype=config.dtype
         )
-        params |= {f"{module}.sora_A": adapter.A, f"{module}.sora_B": adapter.B}
+        names = adapter_names(module)
+        params |= {names.A: adapter.A, names.B: adapter.B}
         if config.adapter.gated:
-            params[f"{module}.sora_g"] = adapter.g
+            params[names.g] = adapter.g
     for name in setup.fresh:
         if name.endswith(".weight"):
             module = name.removesuffix(".weight")

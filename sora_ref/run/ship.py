@@ -14,6 +14,7 @@ from msgspec.structs import replace as replace_fields
 from sora_ref import kept_components, merge, prune
 from sora_ref.backends import Array
 from sora_ref.errors import printable
+from sora_ref.names import adapter_names, is_adapter, pack
 from sora_ref.peft import ExportReport, export_adapter
 from sora_ref.peft.format import Layout
 from sora_ref.peft.rounding import Format, format_of
@@ -33,14 +34,13 @@ def pruned_params(setup: Setup, params: Params) -> dict[str, Array]:
     """The trained parameters with every component whose gate is exactly zero dropped (SORA-PRUNE-2)."""
     kept: dict[str, Array] = dict(params)
     for module, adapter in setup.adapters(params).items():
-        smaller = prune(adapter, kept_components(adapter.g))
-        kept |= {f"{module}.sora_A": smaller.A, f"{module}.sora_g": smaller.g, f"{module}.sora_B": smaller.B}
+        kept |= pack(module, prune(adapter, kept_components(adapter.g)))
     return kept
 
 
 def merged_params(setup: Setup, params: Params) -> tuple[dict[str, Array], dict[str, Array]]:
     """The frozen weights with every adapter merged in, and the trained parameters that are left (SORA-PRUNE-4)."""
-    frozen = {name: array for name, array in setup.frozen.items() if ".sora_" not in name}
+    frozen = {name: array for name, array in setup.frozen.items() if not is_adapter(name)}
     merged = dict(frozen)
     for module, adapter in setup.adapters(params).items():
         name = f"{module}.weight"
@@ -56,7 +56,7 @@ def write_pruned(loaded: Loaded, out: Path) -> dict[str, int]:
     params = to_host(setup, pruned_params(setup, loaded.params))
     config = replace_fields(setup.config, adapter=replace_fields(setup.config.adapter, gated=True))
     _write(out, _run_files(config, replace(loaded.trained, params=params)))
-    return {module: params[f"{module}.sora_g"].shape[0] for module in setup.scales}
+    return {module: params[adapter_names(module).g].shape[0] for module in setup.scales}
 
 
 def write_merged(

@@ -25,6 +25,7 @@ from sora_ref.conformance.choices import Choices
 from sora_ref.conformance.golden.intervals import ROUNDED, Interval, Sharp, cut, ends, intervals
 from sora_ref.conformance.judge import exact_gradients, gradient_bounds
 from sora_ref.gate import GateRule, gate_update
+from sora_ref.names import pack, pack_gradients, unpack
 from sora_ref.preconditions import require
 from sora_ref.step import Rates, Recipe, initial_state, training_step
 
@@ -114,18 +115,18 @@ def _train(choices: Choices, layer: Layer, xs: Floats, dys: Floats, plan: Plan, 
     recipe = Recipe(optimiser, _rule(choices, kind), decayed=lambda name: True)  # A and B; gates are not asked about
     W0, s = intervals(kind, layer.W0), Fraction(layer.s)
     b = None if layer.b is None else intervals(kind, layer.b)
-    state = initial_state({f"m.sora_{name}": intervals(kind, getattr(layer, name)) for name in _SPECIFIED})
+    A, g, B = (intervals(kind, getattr(layer, name)) for name in _SPECIFIED)
+    state = initial_state(pack("m", SoRA(A, g, B, s)))
     after: dict[str, list[Any]] = {name: [] for name in _SPECIFIED}
     for t, (x, dy) in enumerate(zip(xs, dys, strict=True)):
-        A, g, B = (state.params[f"m.sora_{name}"] for name in _SPECIFIED)
-        _, cache = sora_linear_forward(intervals(kind, x), W0, b, SoRA(A, g, B, s))
+        _, cache = sora_linear_forward(intervals(kind, x), W0, b, unpack(state.params, "m", s))
         found = sora_linear_backward(intervals(kind, dy), cache)
-        grads = {f"m.sora_{name}": getattr(found, f"d{name}") for name in _SPECIFIED}
+        grads = pack_gradients("m", found)
         lr = _fraction(plan.lrs[t])
         rates = Rates(lr, lr, _fraction(plan.strength))
         state, _ = training_step(state, _clipped(grads, plan.clip), rates, recipe)
-        for name in _SPECIFIED:
-            after[name].append(state.params[f"m.sora_{name}"])
+        for name, tensor in zip(_SPECIFIED, unpack(state.params, "m", s), strict=False):
+            after[name].append(tensor)
     return {name: np.stack(states) for name, states in after.items()}
 
 
