@@ -7,7 +7,7 @@ PARALLEL := --numprocesses auto --dist worksteal
 export SORA_REF_CACHE ?= $(CURDIR)/.cache
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-quick test weights lint oracles bench vectors conformance-vectors gpu gpu-wheels docs mutants mutants-sample soak soak-quick clean
+.PHONY: help demo demo-quick test test-deep weights lint oracles bench vectors conformance-vectors gpu gpu-wheels docs mutants mutants-sample soak soak-quick clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' Makefile
@@ -19,7 +19,10 @@ demo-quick: .venv/run  ## The same with a small model and few steps (under a min
 	$(BIN)/sora-ref demo --quick
 
 test: .venv/test  ## Run the tests; those that need real weights skip unless `make weights` or `make demo` fetched them.
-	$(BIN)/python -m pytest $(PARALLEL) --ignore tests/oracles
+	$(BIN)/python -m pytest $(PARALLEL) --ignore tests/oracles -m 'not deep'
+
+test-deep: .venv/test  ## Run what those leave out: long proofs, and sweeps over many kills and seeds.
+	$(BIN)/python -m pytest $(PARALLEL) --ignore tests/oracles -m deep
 
 weights: .venv/run  ## Fetch the real weights and data into .cache.
 	$(BIN)/sora-ref fetch

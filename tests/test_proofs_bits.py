@@ -2,6 +2,7 @@
 
 A threshold is a Python float, rounded once to the format of x, as NumPy does it; the hypotheses are the functions' own
 preconditions.  As in `test_proofs`, every law has a control that the same prover refutes.
+What takes z3 seconds, the wider formats above all, is marked deep: `make test-deep`.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ from sora_ref.gate import PAPER, gate_update
 from sora_ref.optim import Moments
 
 Map = Callable[[Any, Any], Any]
-formats = pytest.mark.parametrize("sort", [F16, F32, F64], ids=["f16", "f32", "f64"])
+WIDE = [pytest.param(F32, id="f32", marks=pytest.mark.deep), pytest.param(F64, id="f64", marks=pytest.mark.deep)]
+formats = pytest.mark.parametrize("sort", [pytest.param(F16, id="f16"), *WIDE])
 
 
 def where_form(x: Any, t: Any) -> Any:
@@ -95,6 +97,7 @@ def test_where_form_of_the_prox_differs_from_it_in_nan_alone(sort: Any) -> None:
     refute(equals_in_value, released_threshold, sort)
 
 
+@pytest.mark.deep
 @pytest.mark.proved("SORA-PROX-1")
 def test_sign_form_of_the_prox_differs_from_it_in_the_sign_of_zero_alone() -> None:
     """In float16; in the wider formats z3 cannot tell."""
@@ -137,6 +140,7 @@ def one_sided_threshold(x: Any, t: Any) -> Any:
     return xp.where(x > t, x - t, xp.zeros_like(x))
 
 
+@pytest.mark.deep
 @pytest.mark.proved("SORA-PROX-2")
 def test_prox_is_odd_in_float16() -> None:
     """In the wider formats it follows from the one rounding, to nearest."""
@@ -166,6 +170,7 @@ def is_monotone_between_neighbours(T: Map, sort: Any) -> Term:
     return T(x, t) <= T(y, t)
 
 
+@pytest.mark.deep
 @pytest.mark.proved("SORA-PROX-2")
 def test_prox_is_monotone_in_float16() -> None:
     prove(is_monotone_between_neighbours, soft_threshold, F16)
@@ -201,6 +206,7 @@ def amount_is_rounded_once(sort: Any, once: bool) -> Term:
     return implies(new == new, identical(new, soft_threshold(g - lr * s, amount)))
 
 
+@pytest.mark.deep
 @pytest.mark.proved("SORA-GATE-2")
 @pytest.mark.parametrize("sort", [F16, F32], ids=["f16", "f32"])
 def test_amount_of_the_paper_rule_is_formed_as_a_python_number_and_rounded_once(sort: Any) -> None:
