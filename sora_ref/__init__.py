@@ -4,7 +4,7 @@ The specification is this package's own modules; what is built on it lives in `s
 `sora_ref.peft`.  Importing this package loads NumPy and the array-compat layer, nothing else.
 """
 
-from sora_ref.algorithm1 import Performance, Stage, StageResult, sparsify, stages
+from sora_ref.algorithm1 import Performance, Stage, StageResult, begin_stage, sparsify, stages
 from sora_ref.bounds import (
     BF16,
     FP16,
@@ -90,6 +90,7 @@ __all__ = [
     "Update",
     "absorb_gate",
     "adam_step_bound",
+    "begin_stage",
     "algorithm_1_values",
     "combine_microbatches",
     "constant",

@@ -1,7 +1,8 @@
 """The sparsifying scheduler: how few parameters still memorise and generalise (SoRA Algorithm 1, clause SORA-STAGE).
 
-Train with ξ_0 to convergence; then raise ξ stage by stage, each from the weights the last one ended with, and save
-every stage.  *Memorization* is performance on a fixed part of the training set, *generalization* on the validation set.
+Train with the strength ξ_0 to convergence; then raise ξ stage by stage, each from the weights the last one ended with,
+and save every stage.  *Memorization* is performance on a fixed part of the training set, *generalization* on the
+validation set.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 from sora_ref.preconditions import require
+from sora_ref.step import TrainState, initial_state
 
 State = TypeVar("State")
 
 
 class Stage(NamedTuple):
-    """One stage: its number k, counted from 0, and its ξ (or λ)."""
+    """One stage: its number k, counted from 0, and the strength of its gate rule, ξ or λ."""
 
     k: int
-    xi: float
+    strength: float
 
 
 class Performance(NamedTuple):
@@ -40,14 +42,23 @@ class StageResult(NamedTuple):
 
 
 def stages(values: Sequence[float]) -> tuple[Stage, ...]:
-    """The stages of these values of ξ.
+    """The stages of these strengths, ξ or λ.
 
-    Warns where ξ_0 > 0: percentages are then of a stage that is itself sparse, not of the dense model.
+    Warns where the first is above 0: percentages are then of a stage that is itself sparse, not of the dense model.
     """
     require(len(values) > 0, "no stages: expected at least one value of xi")
     if values[0] > 0:
         warnings.warn(f"xi0 is {values[0]}, not 0: percentages are of a stage that is sparse itself", stacklevel=2)
-    return tuple(Stage(k, xi) for k, xi in enumerate(values))
+    return tuple(Stage(k, strength) for k, strength in enumerate(values))
+
+
+def begin_stage(state: TrainState, *, reset_moments: bool = True) -> TrainState:
+    """The state in which a stage after the first begins, from that in which the last one ended (SORA-STAGE-1).
+
+    reset_moments: whether moments and the count of steps start from zero again, as those of a run of its own do.
+                   Deviation: the released code keeps them.  The weights are the same ones either way.
+    """
+    return initial_state(state.params) if reset_moments else state
 
 
 def sparsify(
@@ -59,7 +70,8 @@ def sparsify(
 ) -> Iterator[tuple[State, StageResult]]:
     """Algorithm 1 as a generator: after each stage, the state to be saved and the stage's result (SORA-STAGE-1).
 
-    train:   (state, stage) -> state; starts from the weights it is given with a learning-rate schedule of its own.
+    train:   (state, stage) -> state; starts from the weights it is given, by `begin_stage`, with a learning-rate
+             schedule of its own.
              Deviation: the released code goes on with the exhausted schedule, where lr = 0 and only the threshold acts.
     measure: state -> performance.
     dense:   stage 0's performance, when the plan resumes at a later stage.

@@ -9,10 +9,9 @@ The branch is affine in each of x, A, g and B when the other three are held fixe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace
 
 from sora_ref.backends import Array
 from sora_ref.preconditions import require, require_finite_number, require_one_dtype, require_shape
@@ -99,21 +98,13 @@ def sora_linear_forward(
 
 
 def sora_linear_backward(
-    dy: Array,
-    cache: LinearCache,
-    *,
-    dx: bool = True,
-    dW0: bool = False,
-    db: bool = False,
-    active: Sequence[int] | None = None,
+    dy: Array, cache: LinearCache, *, dx: bool = True, dW0: bool = False, db: bool = False
 ) -> LinearGrads:
     """Gradients of ⟨dy, y⟩ (SORA-LINEAR-3), for dy of y's shape.
 
         dB = s·dyᵀ(z ⊙ g)    dg = Σ_n v ⊙ z    dA = (v ⊙ g)ᵀ h    dx = dy W0 + drop((v ⊙ g) A)    with v = s·dy B
 
     dx, dW0, db: which of the gradients that do not belong to the branch to compute; W0 and b are frozen by default.
-    active:      all components with g_i ≠ 0 (`kept_components`), to skip the others in dA, dB and dx; None skips none.
-                 The skipped rows and columns are exact zeros either way; the products differ within the rounding bound.
     A component with g_i = 0 has exactly zero in its row of dA and column of dB, never in its own dg (SORA-LINEAR-4);
     its dg is zero too where B_i = 0 or z_i = 0, and then the three do not move (SORA-REVIVAL-2).
     """
@@ -130,13 +121,8 @@ def sora_linear_backward(
         v = s * (dy @ B)  # gradient at u = z ⊙ g, (n, out) -> (n, r)
         dg = xp.sum(v * z, axis=0)  # term 2: every gate, closed ones too
         u, w = z * g, v * g  # (n, r); w is the gradient at z
-        if active is not None:
-            index = xp.asarray(list(active), dtype=xp.int64, device=device(dy))
-            u, w, A = (xp.take(t, index, axis=axis) for t, axis in ((u, 1), (w, 1), (A, 0)))
         dB = s * (dy.T @ u)  # term 3
         dA = w.T @ h  # term 4
-        if active is not None:
-            dA, dB = _spread(dA, 0, active, adapter.rank), _spread(dB, 1, active, adapter.rank)
         if dx_ is not None:
             dh = w @ A  # term 5: through the branch, (n, r) -> (n, in)
             dx_ += dh if keep is None else xp.where(keep, dh / (1 - p), xp.zeros_like(dh))
@@ -151,17 +137,6 @@ def sora_linear_backward(
     )
 
 
-def _spread(part: Array, axis: int, active: Sequence[int], rank: int) -> Array:
-    """`part`, whose slices along `axis` belong to the components `active`, with zero slices for the others."""
-    xp = array_namespace(part)
-    shape = list(part.shape)
-    shape[axis] = 1
-    padded = xp.concat([part, xp.zeros(tuple(shape), dtype=part.dtype, device=device(part))], axis=axis)
-    place = {component: position for position, component in enumerate(active)}
-    index = [place.get(component, len(active)) for component in range(rank)]
-    return xp.take(padded, xp.asarray(index, dtype=xp.int64, device=device(part)), axis=axis)
-
-
 def _check(x: Array, W0: Array, b: Array | None, adapter: SoRA | None, keep: Array | None, p: Any) -> None:
     xp = array_namespace(x)
     require(W0.ndim == 2, f"W0 has {W0.ndim} dimensions: expected 2, (out, in)")
@@ -172,7 +147,7 @@ def _check(x: Array, W0: Array, b: Array | None, adapter: SoRA | None, keep: Arr
     if adapter is None:
         require_one_dtype({"x": x, "W0": W0, "b": b})
     else:
-        check_adapter(adapter, out, in_)
+        require_adapter_shapes(adapter, out, in_)
         require_one_dtype({"x": x, "W0": W0, "b": b, "A": adapter.A, "g": adapter.g, "B": adapter.B})
     if keep is not None:
         require(0 <= p < 1, f"dropout probability p is {p}: expected 0 <= p < 1")
@@ -180,7 +155,7 @@ def _check(x: Array, W0: Array, b: Array | None, adapter: SoRA | None, keep: Arr
         require(keep.dtype == xp.bool, f"keep has dtype {keep.dtype}: expected a boolean mask")
 
 
-def check_adapter(adapter: SoRA, out: int, in_: int) -> None:
+def require_adapter_shapes(adapter: SoRA, out: int, in_: int) -> None:
     """SoRAError unless A is (r, in), g (r,), B (out, r) and s a finite number."""
     require(adapter.g.ndim == 1, f"g has shape {tuple(adapter.g.shape)}: expected one dimension, (r,)")
     require_shape("A", adapter.A, (adapter.rank, in_))

@@ -16,7 +16,7 @@ from array_api_compat import array_namespace, device
 from sora_ref import backends
 from sora_ref.backends import Array
 from sora_ref.errors import SoRAError
-from sora_ref.linear import SoRA, check_adapter
+from sora_ref.linear import SoRA, require_adapter_shapes
 from sora_ref.preconditions import require, require_one_dtype
 
 
@@ -110,7 +110,7 @@ def merge(
         raise SoRAError(f"{name} is merged already: expected to be unmerged before it is merged again")
     require(not (training and dropout > 0), f"{name} has dropout {dropout} in training: expected evaluation mode")
     require(W0.ndim == 2, f"{name}: W0 has {W0.ndim} dimensions: expected 2, (out, in)")
-    check_adapter(adapter, *W0.shape)
+    require_adapter_shapes(adapter, *W0.shape)
     require_one_dtype({"W0": W0, "A": adapter.A, "g": adapter.g, "B": adapter.B})
     shares = backends.of(W0).shares_memory
     tied = [other for other, weight in (others or {}).items() if other != name and shares(W0, weight)]

@@ -23,11 +23,19 @@ from typing import Literal, NamedTuple
 from array_api_compat import array_namespace
 
 from sora_ref.backends import Array
-from sora_ref.gate import ADAMW_XI, GateRule
+from sora_ref.gate import (
+    ADAMW_LR_LAMBDA,
+    ADAMW_METRIC,
+    ADAMW_METRIC_LITERAL,
+    ADAMW_XI,
+    PAPER,
+    RELEASED,
+    GateRule,
+)
 from sora_ref.gradients import Params
 from sora_ref.names import is_gate
 from sora_ref.ops import SPEC, Ops, Update
-from sora_ref.optim import AdamW, Moments, Optimiser, zero_moments
+from sora_ref.optim import SGD, AdamW, Moments, Optimiser, zero_moments
 from sora_ref.preconditions import require
 
 
@@ -57,6 +65,15 @@ class Recipe:
             self.decayed is not None or not decay,
             f"weight decay is {decay} and `decayed` is missing: expected a predicate that is false of biases and norms",
         )
+
+
+# What is run beside each gate rule, by the rule's name: the optimiser of all other parameters, and ε_c.
+# Deviation: the released code's optimiser is transformers' old AdamW, and torch's clipping adds 1e-6 to the norm.
+RECIPES: Mapping[str, Recipe] = {
+    PAPER.name: Recipe(SGD(), PAPER),
+    **{rule.name: Recipe(AdamW(), rule) for rule in (ADAMW_XI, ADAMW_LR_LAMBDA, ADAMW_METRIC, ADAMW_METRIC_LITERAL)},
+    RELEASED.name: Recipe(AdamW(eps_on="raw", decays="after"), RELEASED, clip_eps=1e-6),
+}
 
 
 class Rates(NamedTuple):

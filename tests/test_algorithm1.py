@@ -3,8 +3,24 @@
 from __future__ import annotations
 
 import pytest
+from strategies import Space, all_equal
 
-from sora_ref import Performance, SoRAError, Stage, sparsify, stages
+from sora_ref import (
+    PAPER,
+    SGD,
+    Moments,
+    Performance,
+    Rates,
+    Recipe,
+    SoRAError,
+    Stage,
+    TrainState,
+    begin_stage,
+    initial_state,
+    sparsify,
+    stages,
+    training_step,
+)
 from sora_ref.algorithm1 import percent
 
 State = tuple[str, ...]
@@ -16,7 +32,7 @@ def measured(state: State) -> Performance:
 
 
 def trained(state: State, stage: Stage) -> State:
-    return (*state, f"{stage.k}:{stage.xi}")
+    return (*state, f"{stage.k}:{stage.strength}")
 
 
 def test_stages_are_numbered_from_zero() -> None:
@@ -45,6 +61,23 @@ def test_each_stage_starts_from_the_last_ones_state_and_is_handed_out_to_be_save
     assert [state for state, _ in out] == [("0:0.0",), ("0:0.0", "1:0.1"), ("0:0.0", "1:0.1", "2:0.2")]
     assert [result.performance.nonzero for _, result in out] == [9, 8, 7]
     assert [result.stage for _, result in out] == [Stage(0, 0.0), Stage(1, 0.1), Stage(2, 0.2)]
+
+
+@pytest.mark.exact("SORA-STAGE-1")
+def test_a_stage_begins_with_the_weights_of_the_last_and_with_its_moments_only_where_they_are_kept(xp: Space) -> None:
+    """With the moments reset it goes as a run of its own from these weights would."""
+    recipe, rates = Recipe(SGD(), PAPER), Rates(xp.number(1), xp.number(1), xp.number(0))
+    grads = {"m.sora_g": xp.asarray([1, 2]), "w": xp.asarray([3])}
+    ended = TrainState(grads, {name: Moments(grad, grad) for name, grad in grads.items()}, 7)
+    assert begin_stage(ended, reset_moments=False) is ended
+    begun = begin_stage(ended)
+    assert begun.params == ended.params
+    assert begun.t == 0
+    assert not any(xp.fractions(part).any() for moments in begun.moments.values() for part in moments)
+    fresh, _ = training_step(initial_state(ended.params), grads, rates, recipe)
+    again, _ = training_step(begun, grads, rates, recipe)
+    assert again.t == fresh.t == 1
+    assert all(all_equal(xp.fractions(again.params[n]), xp.fractions(fresh.params[n])) for n in grads)
 
 
 @pytest.mark.exact("SORA-STAGE-2")

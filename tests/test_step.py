@@ -14,6 +14,7 @@ from strategies import Space, all_equal, array_of, dyadics, exact, gamma, keys, 
 
 from sora_ref import (
     ADAMW_XI,
+    GATE_RULES,
     PAPER,
     RELEASED,
     SGD,
@@ -31,6 +32,7 @@ from sora_ref import (
 )
 from sora_ref.gradients import clip_by_global_norm
 from sora_ref.optim import Optimiser
+from sora_ref.step import RECIPES
 
 PLAIN = Recipe(optimiser=SGD(), gate_rule=PAPER, decayed=lambda name: name.endswith("A"))
 U = unit_roundoff(np.float64)
@@ -163,6 +165,15 @@ def test_clip_never_turns_nan_into_a_number(floats: Space) -> None:
 def test_clip_that_is_none_is_refused(floats: Space, limit: float) -> None:
     with pytest.raises(SoRAError, match=r"clip is .*: expected"):
         clip_by_global_norm({"a": floats.asarray([1.0])}, limit)
+
+
+@pytest.mark.exact("SORA-STEP-4", "SORA-OPT-2")
+def test_every_rule_has_a_recipe_of_its_name_and_the_released_one_alone_departs() -> None:
+    assert {name: recipe.gate_rule for name, recipe in RECIPES.items()} == GATE_RULES
+    others = {name: (recipe.optimiser, recipe.clip_eps) for name, recipe in RECIPES.items()}
+    assert others.pop("released") == (AdamW(eps_on="raw", decays="after"), 1e-6)
+    assert others.pop("paper") == (SGD(), 0.0)
+    assert set(others.values()) == {(AdamW(), 0.0)}
 
 
 # --- SORA-STEP-5 to -8 ---------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from sora_ref.backends import Array
@@ -70,16 +70,8 @@ def linear_kernels(device: Device, matmul: Matmul) -> dict[str, Callable[..., An
             branch(u, B.T, out=y)  # (n, r) -> (n, out)
         return y.reshape(*leading, out), LinearCache(x, h, z, W0, adapter, keep, p, leading)
 
-    def backward(
-        dy: Array,
-        cache: LinearCache,
-        *,
-        dx: bool = True,
-        dW0: bool = False,
-        db: bool = False,
-        active: Sequence[int] | None = None,
-    ) -> LinearGrads:
-        """The gradients of ⟨dy, y⟩.  None is skipped: those of components not in `active` are zero anyway."""
+    def backward(dy: Array, cache: LinearCache, *, dx: bool = True, dW0: bool = False, db: bool = False) -> LinearGrads:
+        """The gradients of ⟨dy, y⟩."""
         x, h, z, W0, adapter, keep, p, leading = cache
         n, (out, in_) = x.shape[0], W0.shape
         dy = device.contiguous(dy.reshape(n, out))

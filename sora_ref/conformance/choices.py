@@ -10,22 +10,23 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sora_ref.gate import GateRule, constant_xi, in_metric, in_metric_literal, lr_times_lambda
+from sora_ref.gate import Amount, GateRule, constant_xi, in_metric, in_metric_literal, lr_times_lambda
 from sora_ref.optim import SGD, AdamW, Optimiser
 from sora_ref.prox import released_threshold, soft_threshold
+from sora_ref.step import RECIPES, Recipe
 
 Descent = Literal["sgd", "adamw", "adamw-raw"]
 AmountName = Literal["xi", "lr-lambda", "metric", "metric-literal"]
 Threshold = Literal["soft", "released"]
 ReadsLr = Literal["current", "base", "next"]
 
-_AMOUNTS = {
+_AMOUNTS: dict[AmountName, Amount] = {
     "xi": constant_xi,
     "lr-lambda": lr_times_lambda,
     "metric": in_metric,
     "metric-literal": in_metric_literal,
 }
-_THRESHOLDS = {"soft": soft_threshold, "released": released_threshold}
+_THRESHOLDS: dict[Threshold, Any] = {"soft": soft_threshold, "released": released_threshold}
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,26 @@ def _optimiser(descend: Descent, choices: Choices, weight_decay: float) -> Optim
     return adam if descend == "adamw" else dataclasses.replace(adam, eps_on="raw", decays="after")
 
 
-_ADAM = Choices(descend="adamw", weights="adamw")
-VARIANTS: dict[str, Choices] = {
-    "paper": Choices(),
-    "adamw-xi": _ADAM.replace(amount="xi"),
-    "adamw-lr-lambda": _ADAM.replace(amount="lr-lambda"),
-    "adamw-metric": _ADAM.replace(amount="metric"),
-    "adamw-metric-literal": _ADAM.replace(amount="metric-literal"),
-    "released": Choices("adamw-raw", "xi", "released", loss_l1=10.0, eps=1e-6, weights="adamw-raw", clip_eps=1e-6),
-}
+def _choices(recipe: Recipe) -> Choices:
+    """A recipe of the specification's in these words; Adam's numbers are those of its gates."""
+    rule = recipe.gate_rule
+    adam = rule.descend if isinstance(rule.descend, AdamW) else AdamW()
+    return Choices(
+        descend=_descent(rule.descend),
+        amount=next(name for name, amount in _AMOUNTS.items() if amount is rule.amount),
+        threshold=next(name for name, threshold in _THRESHOLDS.items() if threshold is rule.threshold),
+        loss_l1=rule.loss_l1,
+        betas=adam.betas,
+        eps=adam.eps,
+        weights=_descent(recipe.optimiser),
+        clip_eps=recipe.clip_eps,
+    )
+
+
+def _descent(optimiser: Optimiser) -> Descent:
+    if isinstance(optimiser, SGD):
+        return "sgd"
+    return "adamw" if optimiser.eps_on == "corrected" else "adamw-raw"
+
+
+VARIANTS: dict[str, Choices] = {name: _choices(recipe) for name, recipe in RECIPES.items()}

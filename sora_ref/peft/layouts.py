@@ -16,7 +16,7 @@ import numpy as np
 
 from sora_ref import backends
 from sora_ref.errors import SoRAError
-from sora_ref.linear import SoRA, check_adapter
+from sora_ref.linear import SoRA, require_adapter_shapes
 from sora_ref.peft.format import ADAPTABLE, Layout
 from sora_ref.preconditions import require, require_one_dtype
 from sora_ref.prune import LoRA, kept_components, prune
@@ -62,7 +62,7 @@ def _plain(module: str, adapter: SoRA) -> LoRA:
     A, g, B = (backends.to_host(array) for array in adapter[:3])
     host = SoRA(A, g, B, float(adapter.s))
     try:
-        check_adapter(host, B.shape[0], A.shape[-1])
+        require_adapter_shapes(host, B.shape[0], A.shape[-1])
         require_one_dtype({"A": A, "g": g, "B": B})
         kept = prune(host, kept_components(g))
     except SoRAError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ from sora_ref.preconditions import require
 from sora_ref.run.artefacts import ARTEFACTS
 from sora_ref.run.keys import flat, in_words, put, require_known, word
 from sora_ref.schedules import MOST_STAGES, Schedule, algorithm_1_values, constant, linear_warmup_decay, released_linear
-from sora_ref.step import Recipe
+from sora_ref.step import RECIPES, Recipe
 from sora_ref.storage.documents import read_toml
 from sora_ref.storage.regular import absolute
 
@@ -187,19 +188,14 @@ class Config(Section, frozen=True):
     def recipe(self, decayed: Callable[[str], bool]) -> Recipe:
         """What stays the same from step to step; `decayed` says which parameters weight decay acts on."""
         rule = self.gate_rule()
-        optimiser: Optimiser = SGD(weight_decay=self.train.weight_decay)
-        if self.train.optimiser == "adamw":
-            released = rule.name == "released"
-            optimiser = AdamW(
-                weight_decay=self.train.weight_decay,
-                eps_on="raw" if released else "corrected",
-                decays="after" if released else "before",
-            )
-        return Recipe(
-            optimiser=optimiser,
+        preset = RECIPES[rule.name]
+        adamw = preset.optimiser if isinstance(preset.optimiser, AdamW) else AdamW()
+        optimiser: Optimiser = adamw if self.train.optimiser == "adamw" else SGD()
+        return dataclasses.replace(
+            preset,
+            optimiser=dataclasses.replace(optimiser, weight_decay=self.train.weight_decay),
             gate_rule=rule,
             clip=self.train.clip or None,
-            clip_eps=1e-6 if rule.name == "released" else 0.0,
             gate_gradient=self.gate.gradient,
             decayed=decayed,
         )

@@ -106,12 +106,12 @@ def train_stage(
             for rows in order[position.stage_step - epoch * per_epoch :]:
                 began = time.perf_counter()
                 t = position.stage_step + 1
-                rates = Rates(lr(t), gate_lr(t), stage.xi)
+                rates = Rates(lr(t), gate_lr(t), stage.strength)
                 loss, grads = _loss_and_gradients(run, state, rows, position.step + 1, each)
                 unread.append((position.step + 1, loss))
                 with np.errstate(over="ignore", invalid="ignore"):
                     state, norm = training_step(state, grads, rates, recipe, setup.ops)
-                amount = recipe.gate_rule.scalar_amount(stage.xi, rates.gate_lr)
+                amount = recipe.gate_rule.scalar_amount(stage.strength, rates.gate_lr)
                 position = replace(
                     position,
                     step=position.step + 1,

@@ -16,12 +16,12 @@ from sora_ref import (
     Stage,
     StageResult,
     TrainState,
+    begin_stage,
     count_parameters,
     generator,
     initial_state,
     sparsify,
     stages,
-    zero_moments,
 )
 from sora_ref.errors import SoRAError, shown
 from sora_ref.preconditions import require
@@ -253,8 +253,7 @@ def _stages(
     def train_one(state: TrainState, stage: Stage) -> TrainState:
         nonlocal at
         if stage.k > at.stage:
-            moments = {name: zero_moments(theta) for name, theta in state.params.items()}
-            state = TrainState(state.params, moments, 0) if schedule.reset_moments else state
+            state = begin_stage(state, reset_moments=schedule.reset_moments)
             at = replace(at, stage=stage.k, stage_step=0)
         state, at = train_stage(run, state, at, stage, stop)
         return state
@@ -294,7 +293,7 @@ def _performance(logged: Mapping[str, Any]) -> Performance:
 def _stage_record(result: StageResult) -> dict[str, Any]:
     return {
         "stage": result.stage.k,
-        "strength": result.stage.xi,
+        "strength": result.stage.strength,
         "performance": result.performance._asdict(),
         "memorization_percent": result.memorization_percent,
         "generalization_percent": result.generalization_percent,

@@ -62,18 +62,19 @@ def roofline(n: int) -> Iterator[Row]:
 
 
 def gates(n: int) -> Iterator[Row]:
-    """What gates cost, and what closed ones save."""
+    """What gates cost, and what folding the adapters into the weights saves."""
     seconds = by_turns({"SoRA": Job(), "LoRA": Job(gated=False)}, n)
     sora, lora = median(seconds["SoRA"]), median(seconds["LoRA"])
     yield Row("SoRA over LoRA, train 32×128", sora / lora, target=1.03, detail=f"{ms(sora)} to {ms(lora)}")
     for rank in (8, 64, 256):
         job = Job(rank=rank, closed=0.7, fold=False)
-        seconds = by_turns(
-            {"all": job, "skip": replace(job, skip=True), "fold": replace(job, fold=True)}, max(n // 2, 3)
+        seconds = by_turns({"beside": job, "folded": replace(job, fold=True)}, max(n // 2, 3))
+        beside, folded = median(seconds["beside"]), median(seconds["folded"])
+        yield Row(
+            f"adapters folded into the weights, r = {rank}, 70 % closed",
+            folded / beside,
+            detail=f"{ms(folded)} to {ms(beside)}",
         )
-        every, skip, fold = (median(seconds[kind]) for kind in ("all", "skip", "fold"))
-        detail = f"skipping {ms(skip)}, computing all {ms(every)}, folded {ms(fold)}"
-        yield Row(f"skipping closed gates, r = {rank}, 70 % closed", skip / every, detail=detail)
 
 
 def shapes(n: int) -> Iterator[Row]:

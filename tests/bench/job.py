@@ -37,7 +37,6 @@ class Job:
     workers: threads.
     keep_memory: whether the process is told to keep freed memory, as ours always is.
     fold:    ours alone: whether the adapters are folded into the weights for each step.
-    skip:    whether the backward leaves out what closed gates make zero; not with folding.
     kernels, tokens: which operations, and the token budget of a microbatch.
     """
 
@@ -54,7 +53,6 @@ class Job:
     workers: int = 2
     keep_memory: bool = False
     fold: bool = True
-    skip: bool = False
     kernels: Literal["backend", "reference"] = "backend"
     tokens: int = 512
 

@@ -20,9 +20,7 @@ from sora_ref import (
     SoRA,
     combine_microbatches,
     initial_state,
-    kept_components,
     merge,
-    sora_linear_backward,
     training_step,
 )
 from sora_ref.backends import get
@@ -49,7 +47,7 @@ class Ours:
         if job.kernels == "backend":
             forward = self.backend.forward_kernels if job.what == "infer" else {}
             ops = MODEL_SPEC.replace(**{**self.backend.kernels, **forward})
-        self.ops = ops.replace(sora_linear_backward=skipping_backward) if job.skip else ops
+        self.ops = ops
         self.model = Classifier(self.m.config, "mean", 2)
         self.params, self.scales = dict(self.m.params), dict(self.m.scales)
         self.current = self.ops
@@ -126,12 +124,6 @@ class Ours:
         found = list(each(one, self.parts(rows)))
         loss = sum(part for part, _ in found) / len(rows)
         return loss, combine_microbatches([grads for _, grads in found], len(rows))
-
-
-def skipping_backward(dy: Any, cache: Any, **asked: bool) -> Any:
-    """`sora_linear_backward` that leaves out the components whose gates are zero."""
-    active = None if cache.adapter is None else kept_components(cache.adapter.g)
-    return sora_linear_backward(dy, cache, active=active, **asked)
 
 
 def gemm_rate(workers: int, seconds: float = 0.4) -> float:

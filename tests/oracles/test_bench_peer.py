@@ -39,11 +39,11 @@ def sides() -> Iterator[tuple[Any, Any, Any]]:
     "work",
     [
         {"batch": 4, "length": 16},
-        {"batch": 4, "length": 16, "rank": 3, "closed": 0.7, "fold": False, "skip": True},
+        {"batch": 4, "length": 16, "rank": 3, "closed": 0.7, "fold": False},
         {"batch": 4, "length": 16, "gated": False, "kernels": "reference"},
         {"length": 0},
     ],
-    ids=["full", "skipping", "LoRA", "movies"],
+    ids=["full", "not folded", "LoRA", "movies"],
 )
 def test_a_training_step_has_the_same_loss_and_gradient(sides: tuple[Any, Any, Any], work: dict[str, Any]) -> None:
     Job, Ours, Torch = sides
