@@ -21,7 +21,8 @@ from sora_ref.conformance.registry import Check, Level, known_ids, select
 from sora_ref.conformance.report import WORDS, lines
 from sora_ref.conformance.runner import EXAMPLES, Outcome, Report, check_adapter
 from sora_ref.errors import SoRAError
-from sora_ref.storage.files import to_json, write_bytes
+from sora_ref.storage.files import write_bytes
+from sora_ref.storage.json_text import to_json
 
 _file = click.Path(path_type=Path, allow_dash=True)
 

@@ -29,7 +29,7 @@ from sora_ref.peft.rounding import format_of, rounding_bound, stored_lora
 from sora_ref.preconditions import require
 from sora_ref.prune import LoRA
 from sora_ref.storage.folder import write_folder
-from sora_ref.storage.weights import to_bytes
+from sora_ref.storage.tensors import PYTORCH, tensor_bytes
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def export_adapter(
     halves = {key: stored_as for key in keyed if ".lora_" in key}
     files = {
         peft_format.CONFIG_FILE: (json.dumps(config, indent=2) + "\n").encode(),
-        peft_format.WEIGHTS_FILE: to_bytes(keyed, {}, halves),
+        peft_format.WEIGHTS_FILE: tensor_bytes(keyed, PYTORCH, halves),
         peft_format.LABELS_FILE: about.as_json().encode(),
         peft_format.README_FILE: text.encode(),
         peft_format.LOADER_FILE: (loaders.PEFT_BESIDE if beside else loaders.PEFT_WHOLE).encode(),
@@ -171,7 +171,7 @@ def head_bytes(tensors: Mapping[str, np.ndarray], head: Head, labels: Labels) ->
     """`head.safetensors`: the trained head, and in its notes what it is a map of."""
     pooled = {"mean": "last hidden state, over the attention mask", "cls": "first token, dense layer, tanh"}[head]
     limit = {} if labels.max_length is None else {"max_length": str(labels.max_length)}
-    return to_bytes(tensors, {"pooling": head, "pooled": pooled, **limit})
+    return tensor_bytes(tensors, {**PYTORCH, "pooling": head, "pooled": pooled, **limit})
 
 
 def _stored(

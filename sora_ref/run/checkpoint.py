@@ -20,7 +20,8 @@ from sora_ref.run import layout
 from sora_ref.run.setup import Labels, Setup
 from sora_ref.run.transfer import gather_to_host
 from sora_ref.storage.documents import Whole, convert
-from sora_ref.storage.files import read_tensors, tensor_bytes, write_bytes
+from sora_ref.storage.files import write_bytes
+from sora_ref.storage.sealed import read_sealed, sealed_bytes
 
 FORMAT = 1
 KEPT = 2  # checkpoints of a run
@@ -117,12 +118,12 @@ def checkpoint_bytes(trained: Trained) -> bytes:
         "base": trained.base,
         "moments": trained.moments is not None,
     }
-    return tensor_bytes(tensors, facts)
+    return sealed_bytes(tensors, facts)
 
 
 def read_checkpoint(path: Path) -> Trained:
     """What `checkpoint_bytes` made; SoRAError where the file is missing, damaged, of another format or inconsistent."""
-    tensors, found = read_tensors(path)
+    tensors, found = read_sealed(path, _EXPECTED)
     where, number = printable(str(path)), found.get("format")
     require(number == FORMAT, f"{where}: checkpoint format {shown(number)}: expected {FORMAT}")
     facts = convert(found, Facts, where, _EXPECTED)

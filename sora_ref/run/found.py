@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from pathlib import Path
 
 from sora_ref.run.checkpoint import checkpoints
 from sora_ref.run.trained import ADAPTER
-from sora_ref.storage.files import is_scrap
+from sora_ref.storage.files import name_being_written
 from sora_ref.storage.inputs import INPUTS
 from sora_ref.storage.lock import LOCK
 
 # What a run writes before its first checkpoint, in this order; nothing of it is worth keeping without one.
 OUTSET = ("versions.json", INPUTS, "config.toml", "memorization_ids.json", "gates.jsonl", "metrics.jsonl")
+
+# Every file that a run writes whole.
+_WRITTEN = re.compile(
+    r"config\.toml|(versions|inputs|summary|memorization_ids|mlflow)\.json|(metrics|gates)\.jsonl|(ranks|gates)\.png"
+    r"|(best|(step|stage)-[0-9]+)\.safetensors"
+)
 
 _KINDS = (
     ("adapter_config.json", "holds a PEFT adapter"),
@@ -30,6 +37,20 @@ class Found(Enum):
     OUTSET = "outset"
     RUN = "run"
     ELSE = "else"
+
+
+def is_scrap(path: Path) -> bool:
+    """Whether a killed process left this file behind while it wrote one of a run's."""
+    name = name_being_written(path)
+    return name is not None and _WRITTEN.fullmatch(name) is not None
+
+
+def sweep(out: Path) -> None:
+    """Remove such scraps from a run directory, its checkpoints and its stages."""
+    for folder in (out, out / "checkpoints", out / "stages"):
+        for path in folder.glob(".*"):
+            if is_scrap(path):
+                path.unlink()
 
 
 def look(out: Path) -> Found:

@@ -20,13 +20,12 @@ def split(where: str, tensors: Arrays, moments: bool) -> tuple[dict[str, np.ndar
     """The parameters by name, and their moments where the checkpoint says that it holds some.
 
     tensors: by key, params/NAME, m/NAME and v/NAME.  Raises SoRAError, beginning with `where`, for another key, for a
-    moment that is missing, one too many, or of another shape or dtype than its parameter, and for what is no float.
+    moment that is missing, one too many, or of another shape or dtype than its parameter.
     """
     parts: dict[str, dict[str, np.ndarray]] = {part: {} for part in _PARTS}
     for key, array in tensors.items():
         part, _, name = key.partition("/")
         require(part in parts and bool(name), f"{where}: a tensor {shown(key)}: expected params/, m/ or v/ and a name")
-        require(array.dtype in (np.float32, np.float64), f"{where}: {shown(key)} is {array.dtype}: expected floats")
         parts[part][name] = array
     params = parts["params"]
     for part in ("m", "v"):

@@ -35,7 +35,8 @@ from sora_ref.run.setup import Setup
 from sora_ref.run.text import Encoded, epoch_batches, microbatches, pad
 from sora_ref.run.transfer import gather_to_host
 from sora_ref.run.workers import Each, worker_pool
-from sora_ref.storage.files import append_lines, write_bytes
+from sora_ref.storage.files import write_bytes
+from sora_ref.storage.logs import append_lines
 
 FP16_SCALE = 1024
 

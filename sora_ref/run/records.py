@@ -11,8 +11,8 @@ from msgspec import Struct
 
 from sora_ref.errors import printable
 from sora_ref.preconditions import require
-from sora_ref.storage.documents import Whole, json_lines, line_of
-from sora_ref.storage.files import keep_lines
+from sora_ref.storage.documents import Whole
+from sora_ref.storage.logs import json_lines, keep_lines, line_of
 
 
 class TrainRecord(Struct, frozen=True, tag_field="kind", tag="train"):

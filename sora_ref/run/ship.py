@@ -27,7 +27,7 @@ from sora_ref.run.setup import Params, Setup, to_host
 from sora_ref.run.tokenizer_files import read_tokenizer_files
 from sora_ref.run.trained import ADAPTER, Loaded
 from sora_ref.storage.folder import write_folder
-from sora_ref.storage.weights import to_bytes
+from sora_ref.storage.tensors import PYTORCH, tensor_bytes
 
 
 def pruned_params(setup: Setup, params: Params) -> dict[str, Array]:
@@ -98,7 +98,7 @@ def write_merged(
     head = {name: array for name, array in to_host(setup, trained).items() if name in setup.fresh}
     files = {
         "config.json": (json.dumps(merged_config(setup, form.name), indent=2) + "\n").encode(),
-        "model.safetensors": to_bytes(named, {}, dict.fromkeys(named, form.name)),
+        "model.safetensors": tensor_bytes(named, PYTORCH, dict.fromkeys(named, form.name)),
         **read_tokenizer_files(setup.folder),
         **merged_extras(setup, head, licence),
     }

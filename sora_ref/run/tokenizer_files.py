@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from sora_ref.errors import SoRAError, brief, printable, shown
 from sora_ref.preconditions import require
 from sora_ref.run.token_settings import BESIDE, FILE
-from sora_ref.storage.files import read_regular
+from sora_ref.storage.regular import read_regular
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -30,7 +30,7 @@ from sora_ref.run.checkpoint import Position
 from sora_ref.run.config import Config, differences, dump_config, load_config, with_absolute_paths
 from sora_ref.run.data import Task
 from sora_ref.run.evaluate import predict_logits, score
-from sora_ref.run.found import Found, clear_outset, look, refusal
+from sora_ref.run.found import Found, clear_outset, look, refusal, sweep
 from sora_ref.run.inputs import WEIGHTS, input_files
 from sora_ref.run.interrupt import Stop, stop_requested
 from sora_ref.run.loggers import opened, require_loggers
@@ -41,7 +41,7 @@ from sora_ref.run.setup import Labels, Say, initial_params, make_setup, read_tas
 from sora_ref.run.summary import finish, read_summary
 from sora_ref.run.text import encode
 from sora_ref.run.versions import changed, versions
-from sora_ref.storage.files import sweep, write_bytes, write_json, write_text
+from sora_ref.storage.files import write_bytes, write_json, write_text
 from sora_ref.storage.inputs import (
     INPUTS,
     Input,

@@ -58,6 +58,7 @@ def obtain(artefact: Artefact, cache: Path, *, say: Say | None = None) -> Path:
     key = artefact.key
     target = cache / key
     if _fault(artefact, target) is None:
+        _tidy(cache, key)
         return target
     say = say or (lambda line: None)
     try:
@@ -87,10 +88,14 @@ def _fetch(artefact: Artefact, target: Path, fault: str, say: Say) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def _lock_file(cache: Path, key: str) -> Path:
+    return cache / f".{key}.lock"
+
+
 @contextmanager
 def _alone(cache: Path, key: str, say: Say) -> Iterator[None]:
     """Hold the cache's lock for this artefact, waiting for whoever has it; its death releases it."""
-    lock = FileLock(cache / f".{key}.lock")
+    lock = FileLock(_lock_file(cache, key))
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -102,11 +107,23 @@ def _alone(cache: Path, key: str, say: Say) -> Iterator[None]:
         lock.release()
 
 
+def _scraps(cache: Path, key: str) -> list[Path]:
+    """The scratch folders of fetches of this artefact: of killed ones, or of one that holds the lock."""
+    return [path for path in cache.iterdir() if re.fullmatch(rf"\.{re.escape(key)}-[a-z0-9_]{{8}}", path.name)]
+
+
 def _sweep(cache: Path, key: str) -> None:
     """Remove what killed fetches of this artefact left; while its lock is held, no living one has a scratch folder."""
-    for path in cache.iterdir():
-        if re.fullmatch(rf"\.{re.escape(key)}-[a-z0-9_]{{8}}", path.name):
-            shutil.rmtree(path, ignore_errors=True)
+    for path in _scraps(cache, key):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _tidy(cache: Path, key: str) -> None:
+    """Sweep where a fetch was killed after its folder was in place; not in a cache that is read-only, or locked."""
+    with suppress(OSError, Timeout):
+        if _scraps(cache, key):
+            with FileLock(_lock_file(cache, key)).acquire(timeout=0):
+                _sweep(cache, key)
 
 
 def _fault(artefact: Artefact, folder: Path) -> str | None:

@@ -1,11 +1,11 @@
-"""safetensors files, read one tensor at a time and with every failure named."""
+"""safetensors files: read one tensor at a time with every failure named, and written as the same bytes every time."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,15 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from sora_ref.errors import SoRAError, brief, printable, shown
 from sora_ref.preconditions import require
+from sora_ref.storage.half import HALVES, words
 from sora_ref.storage.pointers import require_no_pointer, why_absent
 from sora_ref.storage.regular import require_regular
 
+PYTORCH = {"format": "pt"}  # the note by which transformers knows a file of weights
 _HALF = ("F16", "BF16")
 _STORED: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -54,19 +57,25 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class TensorFile:
-    """An open safetensors file; entries: what it holds, by key, in the order of the keys."""
+    """An open safetensors file.
+
+    expected: what was expected of it, as sentences say it.
+    entries:  what it holds, by key, in the order of the keys.
+    """
 
     path: Path
+    expected: str
     entries: Mapping[str, Entry]
     metadata: Mapping[str, str]
     file: IO[bytes]
 
-    def require_floats(self, key: str) -> None:
-        """SoRAError where the tensor is stored otherwise than in floats that are known here, as quantised ones are."""
+    def require_floats(self, key: str, known: Sequence[str] = tuple(_STORED)) -> None:
+        """SoRAError where the tensor is stored otherwise than in the `known` dtypes, as quantised ones are."""
         stored = self.entries[key].dtype
         require(
-            stored in _STORED,
-            f"{printable(str(self.path))}: {shown(key)[1:-1]} is stored as {stored}: expected F64, F32, F16 or BF16",
+            stored in known,
+            f"{printable(str(self.path))}: {shown(key)[1:-1]} is stored as {stored}: expected "
+            f"{', '.join(known[:-1])} or {known[-1]}",
         )
 
     def read(self, key: str, dtype: str | None = None) -> np.ndarray:
@@ -86,7 +95,7 @@ class TensorFile:
                 data = self.file.read(piece.size * _STORED[stored].itemsize)
                 require(
                     len(data) == piece.size * _STORED[stored].itemsize,
-                    f"{printable(str(self.path))}: truncated while it was read: expected tensors",
+                    f"{printable(str(self.path))}: truncated while it was read: expected {self.expected}",
                 )
                 numbers = np.frombuffer(data, _STORED[stored])
                 if stored == "BF16":  # the upper half of a float32
@@ -95,7 +104,7 @@ class TensorFile:
                     piece[:] = numbers
         except OSError as error:
             raise SoRAError(
-                f"{printable(str(self.path))} cannot be read: {error.strerror}: expected tensors"
+                f"{printable(str(self.path))}: cannot be read ({error.strerror}): expected {self.expected}"
             ) from error
         try:
             return flat.reshape(shape)
@@ -107,20 +116,21 @@ class TensorFile:
 
 
 @contextmanager
-def open_tensors(path: Path) -> Iterator[TensorFile]:
+def open_tensors(path: Path, expected: str = "tensors") -> Iterator[TensorFile]:
     """The file, opened and its header checked; no tensor is read before it is asked for.
 
+    expected: what sentences say was expected.
     Raises SoRAError where it is absent, a Git LFS pointer, damaged or truncated, or has a key twice.
     """
     if not os.path.lexists(path) and (why := why_absent(path)):
         raise SoRAError(why)
-    require_regular(path, "tensors")
+    require_regular(path, expected)
     try:
         with path.open("rb") as file:
-            entries, metadata = _header(path, file)
-            yield TensorFile(path, entries, metadata, file)
+            entries, metadata = _header(path, file, expected)
+            yield TensorFile(path, expected, entries, metadata, file)
     except OSError as error:
-        raise SoRAError(f"{printable(str(path))} cannot be read: {error.strerror}: expected tensors") from error
+        raise SoRAError(f"{printable(str(path))}: cannot be read ({error.strerror}): expected {expected}") from error
 
 
 def read_tensors(path: Path, wanted: Callable[[str], bool] = lambda key: True) -> Tensors:
@@ -132,21 +142,21 @@ def read_tensors(path: Path, wanted: Callable[[str], bool] = lambda key: True) -
         return Tensors(arrays, cast, dict(file.metadata))
 
 
-def _header(path: Path, file: IO[bytes]) -> tuple[dict[str, Entry], dict[str, str]]:
+def _header(path: Path, file: IO[bytes], expected: str) -> tuple[dict[str, Entry], dict[str, str]]:
     """What the file's header says, once the library has found it sound: without holes, overlaps and false lengths."""
     name = printable(str(path))
     first = file.read(64)
     require_no_pointer(path, first)
     length = int.from_bytes(first[:_LENGTH], "little")
-    room = os.fstat(file.fileno()).st_size - _LENGTH
+    room = max(os.fstat(file.fileno()).st_size - _LENGTH, 0)
     damaged = f"{name} is damaged or truncated, no safetensors file"
-    require(length <= room, f"{damaged}: a header of {length} bytes where there are {max(room, 0)}: expected tensors")
+    require(length <= room, f"{damaged}: a header of {length} bytes where there are {room}: expected {expected}")
     require(length <= _MOST, f"{name}: a header of {length} bytes: expected at most {_MOST}")
     try:
         with safe_open(path, framework="numpy"):
             pass
     except SafetensorError as error:
-        raise SoRAError(f"{damaged}: {brief(str(error))}: expected tensors") from error
+        raise SoRAError(f"{damaged}: {brief(str(error))}: expected {expected}") from error
     file.seek(_LENGTH)
     header: dict[str, Any] = json.loads(file.read(length), object_pairs_hook=lambda pairs: _once(name, pairs))
     metadata: dict[str, str] = header.pop("__metadata__", None) or {}
@@ -163,3 +173,41 @@ def _once(name: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         require(key not in found, f"{name}: {shown(key)} is there twice in its header: expected each tensor once")
         found[key] = value
     return found
+
+
+def tensor_bytes(
+    arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], dtypes: Mapping[str, str] | None = None
+) -> bytes:
+    """A safetensors file with these float32 or float64 arrays and these notes; equal contents are equal bytes.
+
+    dtypes: key -> float16 or bfloat16, of arrays that hold numbers of that format and are stored in it.
+
+    safetensors 0.8.0 writes the memory of an array as it lies, so one that is not C-contiguous comes back scrambled
+    (safetensors#825); `(B[:, kept]) * g[kept]` is such an array.
+    """
+    whole, stored = {}, {}
+    for key, array in arrays.items():
+        half = HALVES.get((dtypes or {}).get(key, ""))
+        whole[key] = np.asarray(array, order="C") if half is None else words(array, half)
+        if half is not None:
+            stored[key] = half.stored
+    return canonical(save(whole, dict(metadata)), stored)
+
+
+def canonical(data: bytes, stored: Mapping[str, str] | None = None) -> bytes:
+    """The same safetensors file with its notes in alphabetical order.
+
+    stored: key -> the dtype that its entry shall name, of arrays that NumPy knows only as words of as many bits.
+
+    safetensors writes them in another order every time (0.8.0: a hash table of its own seed), so one content had many
+    files.  The tensors' entries and bytes stay as they are, and so does their alignment to 8 bytes.
+    """
+    length = int.from_bytes(data[:_LENGTH], "little")
+    header = json.loads(data[_LENGTH : _LENGTH + length])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    for key, dtype in (stored or {}).items():
+        header[key]["dtype"] = dtype
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _LENGTH)
+    return len(text).to_bytes(_LENGTH, "little") + text + data[_LENGTH + length :]

@@ -31,7 +31,7 @@ from sora_ref.run.checkpoint import (
     without_moments,
 )
 from sora_ref.run.setup import Labels, initial_params, make_setup
-from sora_ref.storage.files import tensor_bytes
+from sora_ref.storage.sealed import read_sealed, sealed_bytes
 
 LABELS = Labels("classification", ("bad", "good"), ("accuracy", "f1"))
 
@@ -56,10 +56,8 @@ def facts(t: Trained) -> dict[str, Any]:
 def rewrite(path: Path, t: Trained, **changes: Any) -> Path:
     """The checkpoint with other facts and a digest that fits them."""
     path.write_bytes(checkpoint_bytes(t))
-    from sora_ref.storage.files import read_tensors
-
-    tensors, found = read_tensors(path)
-    path.write_bytes(tensor_bytes(tensors, found | changes))
+    tensors, found = read_sealed(path, "a checkpoint")
+    path.write_bytes(sealed_bytes(tensors, found | changes))
     return path
 
 

@@ -13,7 +13,7 @@ from tiny_run import copy_run, interrupted, make_keys, outcome, run_once, tree
 from sora_ref.errors import SoRAError
 from sora_ref.run import loop
 from sora_ref.run.checkpoint import checkpoints, read_checkpoint
-from sora_ref.run.found import Found, look
+from sora_ref.run.found import Found, look, sweep
 from sora_ref.run.ship import write_merged, write_peft, write_pruned
 from sora_ref.run.trained import find_checkpoint, load_trained
 from sora_ref.run.training import Resume
@@ -166,3 +166,13 @@ def test_complete_run_in_a_folder_that_cannot_be_written_is_still_read(
     run_once(run, keys, resume=True)
     assert look(run) is Found.RUN
     assert tree(run) == before
+
+
+@pytest.mark.parametrize("name", ["config.toml", "inputs.json", "mlflow.json", "best.safetensors", "gates.png"])
+def test_scraps_of_what_a_run_writes_are_swept_and_others_are_not(tmp_path: Path, name: str) -> None:
+    for kept in (name, f".{name}", f".{name}.notes", f".my-{name}.0123abcd", f".{name}.0123abcd"):
+        (tmp_path / kept).touch()
+    sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [name, f".{name}", f".{name}.notes", f".my-{name}.0123abcd"]
+    )

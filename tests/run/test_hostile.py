@@ -18,7 +18,7 @@ from sora_ref.cli import main as main_module
 from sora_ref.errors import LONGEST
 from sora_ref.run.checkpoint import checkpoints
 from sora_ref.run.training import train
-from sora_ref.storage.files import read_tensors, tensor_bytes
+from sora_ref.storage.sealed import read_sealed, sealed_bytes
 
 Keys = dict[str, Any]
 CONTROLS = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202e\u2028\x7f\r"
@@ -160,9 +160,9 @@ def test_tensors_facts_and_logs_of_such_names_are_refused_escaped(
     def changed(change: Callable[[dict[str, Any], dict[str, Any]], Any]) -> Path:
         folder = copy_run(run, tmp_path / f"run-{len(list(tmp_path.iterdir()))}")
         path = checkpoints(folder)[-1]
-        tensors, facts = read_tensors(path)
+        tensors, facts = read_sealed(path, "a checkpoint")
         change(tensors, facts)
-        path.write_bytes(tensor_bytes(tensors, facts))
+        path.write_bytes(sealed_bytes(tensors, facts))
         (folder / "summary.json").unlink()
         return folder
 

@@ -213,14 +213,14 @@ def test_unfinished_run_says_so_to_every_reader_and_its_parts_do_not(keys: Keys,
 
 
 def test_checkpoint_of_before_these_facts_is_read_and_resumed(keys: Keys, tmp_path: Path) -> None:
-    from sora_ref.storage.files import read_tensors, tensor_bytes
+    from sora_ref.storage.sealed import read_sealed, sealed_bytes
 
     run = interrupted(tmp_path / "run", keys)
     path = checkpoints(run)[-1]
-    tensors, facts = read_tensors(path)
+    tensors, facts = read_sealed(path, "a checkpoint")
     new = ("planned", "best_score", "best_step", "evaluations_since")
     facts["position"] = {name: value for name, value in facts["position"].items() if name not in new}
-    path.write_bytes(tensor_bytes(tensors, facts))
+    path.write_bytes(sealed_bytes(tensors, facts))
     said: list[str] = []
     assert load_trained(run, say=said.append).unfinished == {"step": 3}
     assert said == [f"{run}: the run is not finished: this is step 3"]

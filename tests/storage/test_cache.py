@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from sora_ref.errors import SoRAError
 from sora_ref.storage import cache as module
@@ -286,6 +287,17 @@ def test_what_killed_fetches_left_is_swept_by_the_next(pip: Pip, cache: Path) ->
     folder = pip.fetch(cache)
     assert {path.name for path in left(cache)} == {".toy-too-abcd_012", ".other-abcd_012", "toy"}
     assert contents(folder) == FILES
+
+
+def test_what_a_fetch_left_that_died_when_its_folder_was_in_place_is_swept_too(pip: Pip, cache: Path) -> None:
+    folder = pip.fetch(cache)
+    (cache / ".toy-abcd_012" / "replaced").mkdir(parents=True)
+    with FileLock(cache / ".toy.lock"):  # another process is at work
+        assert pip.fetch(cache) == folder
+    assert len(left(cache)) == 2
+    assert pip.fetch(cache) == folder
+    assert left(cache) == [folder]
+    assert len(pip.calls) == 1
 
 
 def test_file_of_another_digest_is_refused(pip: Pip, cache: Path, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from msgspec import Struct
 
 from sora_ref.errors import SoRAError
-from sora_ref.storage.documents import convert, decode_json, decode_toml, json_lines, read_json, read_toml
+from sora_ref.storage.documents import convert, decode_json, decode_toml, read_json, read_toml
+from sora_ref.storage.logs import json_lines
 
 DEEP = 100_000
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from sora_ref.errors import SoRAError
-from sora_ref.storage.files import read_regular, require_regular
-from sora_ref.storage.regular import absolute
+from sora_ref.storage.regular import absolute, read_regular, require_regular
 
 
 def fifo(path: Path) -> Path:

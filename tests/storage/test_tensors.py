@@ -1,4 +1,4 @@
-"""Reading safetensors: what it costs, and every way a file or a folder can be wrong."""
+"""safetensors: what reading costs, every way a file can be wrong, and that equal contents are equal bytes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import math
 import os
 import struct
+import subprocess
+import sys
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -15,17 +17,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, load_file, save, save_file
 from tiny_run import BERT, change_weights, write_model
 
 from sora_ref.errors import SoRAError
 from sora_ref.models import load_bert
-from sora_ref.storage.tensors import open_tensors, read_tensors
+from sora_ref.storage.half import HALVES, Half, rounded
+from sora_ref.storage.sealed import sealed_bytes
+from sora_ref.storage.tensors import canonical, open_tensors, read_tensors, tensor_bytes
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 90868376\n"
 
 
-def save(path: Path, header: Any, data: bytes = b"", length: int | None = None) -> Path:
+def store(path: Path, header: Any, data: bytes = b"", length: int | None = None) -> Path:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
     return path
@@ -70,14 +74,14 @@ BOMBS: dict[str, Any] = {
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_header_that_is_not_sound_is_refused_before_anything_is_read(path: Path, name: str) -> None:
     tracemalloc.start()
-    refused(save(path, BOMBS[name], b"\0" * 8), "model.safetensors is damaged or truncated, no safetensors file: ")
+    refused(store(path, BOMBS[name], b"\0" * 8), "model.safetensors is damaged or truncated, no safetensors file: ")
     assert tracemalloc.get_traced_memory()[1] < 2**22
     tracemalloc.stop()
 
 
 @pytest.mark.parametrize("length", [2**63, 2**40, 10**8, 100])
 def test_a_header_longer_than_the_file_is_not_read(path: Path, length: int) -> None:
-    refused(save(path, {}, length=length), f"a header of {length} bytes where there are 2: expected tensors")
+    refused(store(path, {}, length=length), f"a header of {length} bytes where there are 2: expected tensors")
 
 
 def test_a_header_of_absurd_length_is_not_read(path: Path) -> None:
@@ -89,19 +93,19 @@ def test_a_header_of_absurd_length_is_not_read(path: Path) -> None:
 
 def test_a_key_that_is_there_twice_is_named(path: Path) -> None:
     one = json.dumps(entry([1], 0, 4))
-    refused(save(path, f'{{"a": {one}, "a": {one}}}'.encode(), b"\0" * 4), "'a' is there twice in its header")
+    refused(store(path, f'{{"a": {one}, "a": {one}}}'.encode(), b"\0" * 4), "'a' is there twice in its header")
 
 
 @pytest.mark.parametrize("dtype", ["I8", "U8", "I32", "I64", "BOOL", "F8_E4M3"])
 def test_what_is_no_float_is_refused_by_name_and_dtype(path: Path, dtype: str) -> None:
     size = {"I32": 4, "I64": 8}.get(dtype, 1)
-    save(path, {"x.weight": entry([2], 0, 2 * size, dtype)}, b"\0" * 2 * size)
+    store(path, {"x.weight": entry([2], 0, 2 * size, dtype)}, b"\0" * 2 * size)
     refused(path, f"x.weight is stored as {dtype}: expected F64, F32, F16 or BF16")
 
 
 @pytest.mark.parametrize(("shape", "size"), [([1] * 70, 4), ([0, 2**62, 2], 0)])
 def test_a_shape_that_numpy_has_not_is_refused_by_name(path: Path, shape: list[int], size: int) -> None:
-    save(path, {"x.weight": entry(shape, 0, size)}, b"\0" * size)
+    store(path, {"x.weight": entry(shape, 0, size)}, b"\0" * size)
     refused(path, "x.weight has a shape that NumPy has not .*: expected a vector or a matrix")
 
 
@@ -197,3 +201,52 @@ def test_a_pipe_is_not_waited_for(path: Path) -> None:
 def test_pytorch_files_of_other_names_are_not_opened_either(tmp_path: Path) -> None:
     (tmp_path / "adapter_model.pt").write_bytes(b"x")
     refusal(tmp_path / "adapter_model.safetensors", r"only adapter_model.pt, in PyTorch's own format")
+
+
+# Writing.
+
+ARRAYS = {"b": np.arange(3, dtype=np.float32), "a": np.array([[1.5, -0.0]]), "none": np.zeros((0, 4), np.float32)}
+NOTES = {name: f"ü{name}" for name in "zyxwvuts"}
+
+
+def test_same_contents_are_the_same_bytes_in_every_process() -> None:
+    code = (
+        "import sys, numpy, hashlib\n"
+        "from sora_ref.storage.tensors import tensor_bytes\n"
+        "from sora_ref.storage.sealed import sealed_bytes\n"
+        "a, notes = {'x': numpy.ones(3, numpy.float32)}, {k: k for k in 'zyxwvuts'}\n"
+        "print(hashlib.sha256(tensor_bytes(a, notes) + sealed_bytes(a, notes)).hexdigest())\n"
+    )
+    seen = {subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout for _ in range(2)}
+    assert len(seen) == 1
+    assert len({tensor_bytes(ARRAYS, NOTES) for _ in range(8)}) == 1
+    assert len({sealed_bytes(ARRAYS, NOTES) for _ in range(8)}) == 1
+
+
+def test_putting_the_notes_in_order_changes_nothing_else() -> None:
+    before = save(ARRAYS, NOTES)
+    after = canonical(before)
+    assert canonical(after) == after
+    length = int.from_bytes(after[:8], "little")
+    assert length % 8 == 0
+    header = json.loads(after[8 : 8 + length])
+    assert list(header["__metadata__"]) == sorted(NOTES)
+    assert header["__metadata__"] == NOTES
+    for name, array in load(after).items():
+        np.testing.assert_array_equal(array, ARRAYS[name])
+    assert canonical(save(ARRAYS)) == canonical(canonical(save(ARRAYS)))
+
+
+@pytest.mark.parametrize("half", HALVES.values(), ids=HALVES)
+def test_half_precision_is_stored_under_its_name_and_read_back_the_same(half: Half, tmp_path: Path) -> None:
+    values = rounded(np.asfortranarray(np.linspace(-3, 3, 12).reshape(3, 4)), half)
+    data = tensor_bytes({"x": values, "y": values}, {}, {"x": half.name})
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    assert (header["x"]["dtype"], header["y"]["dtype"]) == ({"float16": "F16", "bfloat16": "BF16"}[half.name], "F32")
+    assert header["x"]["shape"] == [3, 4]
+    (tmp_path / "file").write_bytes(data)
+    read = read_tensors(tmp_path / "file")
+    assert read.cast == {"x": half.stored}
+    np.testing.assert_array_equal(read.arrays["x"], values)
+    np.testing.assert_array_equal(read.arrays["y"], values)

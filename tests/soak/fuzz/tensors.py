@@ -13,7 +13,7 @@ from safetensors.numpy import load
 
 from sora_ref.run.inspect import inspect_path
 from sora_ref.run.trained import load_trained
-from sora_ref.storage.files import tensor_bytes
+from sora_ref.storage.sealed import sealed_bytes
 from tests.soak.fuzz import octets, trees
 from tests.soak.fuzz.documents import model_folder, read_model, train_it
 from tests.soak.fuzz.format import Files, Format, some
@@ -88,7 +88,7 @@ def sealed(rng: random.Random, data: bytes) -> bytes:
             facts = changed if isinstance(changed, dict) and all(isinstance(key, str) for key in changed) else facts
         else:
             tensors = _other(rng, tensors)
-        return tensor_bytes(tensors, facts)
+        return sealed_bytes(tensors, facts)
     except Exception:  # safetensors has many ways not to write what nobody should
         return octets.damaged(rng, data)
 
