@@ -10,8 +10,8 @@ This package imports nothing of sora_ref, and loads a library only when that lib
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -20,7 +20,6 @@ import numpy as np
 from array_api_compat import array_namespace
 
 Array = Any  # an array of any namespace that array-api-compat knows
-_KernelsGiven = Callable[[Iterable[Array]], Mapping[str, Callable[..., Any]]]
 
 
 @dataclass(frozen=True)
@@ -34,14 +33,9 @@ class Backend:
     erf:           x (any shape, float) -> erf(x), same shape and dtype.
     scatter_add:   (n rows, ids (m,), updates (m, d)) -> (n, d) with out[ids[j]] += updates[j], duplicates summed.
     shares_memory: whether two arrays may overlap in memory.
-    kernels:       faster forms of operations, by the field of `Ops` they replace; each has a differential test.
-    forward_kernels: instead of those where no backward follows; they keep nothing for it.
-    fold:          ({module: (W0, adapter)}, forward, backward, map) -> kernels of the linear map for these modules, as
-                   long as their arrays keep these values, forward and backward standing in for all others; or None.
-    precisions:    by the name of a precision of float32 matrix products, what makes the kernels that have it, given the
-                   arrays that never change.
-    synchronous:   whether an operation is done when it returns; else only a transfer to the host waits for it.
-    memory:        bytes of device memory held so far, at their peak; None where the device is the host.
+    synchronous:   True where an operation has finished when its call returns; False for an asynchronous device (GPU),
+                   whose results a transfer to the host waits for.
+    memory:        the largest number of bytes of device memory held so far; None where the device is the host.
     """
 
     name: str
@@ -51,10 +45,6 @@ class Backend:
     erf: Callable[[Array], Array]
     scatter_add: Callable[[int, Array, Array], Array]
     shares_memory: Callable[[Array, Array], bool]
-    kernels: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
-    forward_kernels: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
-    fold: Callable[..., Mapping[str, Callable[..., Any]]] | None = None
-    precisions: Mapping[str, _KernelsGiven] = field(default_factory=dict)
     synchronous: bool = True
     memory: Callable[[], int] | None = None
 

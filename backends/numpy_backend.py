@@ -6,7 +6,6 @@ import array_api_compat.numpy as xp
 import numpy as np
 
 from sora_ref.backends import Array, Backend
-from sora_ref.backends.numpy_kernels import FORWARD_KERNELS, KERNELS, fold
 
 
 def _erf(x: Array) -> Array:
@@ -29,7 +28,4 @@ BACKEND = Backend(
     erf=_erf,
     scatter_add=_scatter_add,
     shares_memory=np.may_share_memory,
-    kernels=KERNELS,
-    forward_kernels=FORWARD_KERNELS,
-    fold=fold,
 )

@@ -1,25 +1,81 @@
-"""The specification's operations together with the models'; what a backend's kernels may replace."""
+"""The specification's operations together with the layers of the models, each with its signature."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, Self, Unpack
 
+from sora_ref.backends import Array
 from sora_ref.models import layers
-from sora_ref.ops import Ops
+from sora_ref.ops import Cache, Operations, Ops
+
+
+class LayerNormForward(Protocol):
+    """As `layers.layer_norm_forward`: y and the cache."""
+
+    def __call__(self, x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, Cache]: ...  # noqa: D102
+
+
+class LayerNormBackward(Protocol):
+    """As `layers.layer_norm_backward`: (dx, dweight, dbias), the last two None unless `parameters`."""
+
+    def __call__(  # noqa: D102
+        self, dy: Array, cache: Cache, *, parameters: bool = True
+    ) -> tuple[Array, Array | None, Array | None]: ...
+
+
+class GeluForward(Protocol):
+    """As `layers.gelu_forward`: y and the cache."""
+
+    def __call__(self, x: Array) -> tuple[Array, Cache]: ...  # noqa: D102
+
+
+class GeluBackward(Protocol):
+    """As `layers.gelu_backward`: dx."""
+
+    def __call__(self, dy: Array, derivative: Cache) -> Array: ...  # noqa: D102
+
+
+class AttentionForward(Protocol):
+    """As `layers.attention_forward`: the context and the cache."""
+
+    def __call__(  # noqa: D102
+        self, q: Array, k: Array, v: Array, heads: int, bias: Array, keep: Array | None = None, p: float = 0.0
+    ) -> tuple[Array, Cache]: ...
+
+
+class AttentionBackward(Protocol):
+    """As `layers.attention_backward`: (dq, dk, dv)."""
+
+    def __call__(self, dy: Array, cache: Cache) -> tuple[Array, Array, Array]: ...  # noqa: D102
+
+
+class ModelOperations(Operations, total=False):
+    """Some of the operations of `ModelOps`, by name."""
+
+    layer_norm_forward: LayerNormForward
+    layer_norm_backward: LayerNormBackward
+    gelu_forward: GeluForward
+    gelu_backward: GeluBackward
+    attention_forward: AttentionForward
+    attention_backward: AttentionBackward
 
 
 @dataclass(frozen=True)
 class ModelOps(Ops):
     """`Ops` with the layers of `models.layers`."""
 
-    layer_norm_forward: Callable[..., Any] = layers.layer_norm_forward
-    layer_norm_backward: Callable[..., Any] = layers.layer_norm_backward
-    gelu_forward: Callable[..., Any] = layers.gelu_forward
-    gelu_backward: Callable[..., Any] = layers.gelu_backward
-    attention_forward: Callable[..., Any] = layers.attention_forward
-    attention_backward: Callable[..., Any] = layers.attention_backward
+    layer_norm_forward: LayerNormForward = layers.layer_norm_forward
+    layer_norm_backward: LayerNormBackward = layers.layer_norm_backward
+    gelu_forward: GeluForward = layers.gelu_forward
+    gelu_backward: GeluBackward = layers.gelu_backward
+    attention_forward: AttentionForward = layers.attention_forward
+    attention_backward: AttentionBackward = layers.attention_backward
+
+    def replace(self, **operations: Unpack[ModelOperations]) -> Self:
+        """These operations with some replaced; TypeError for a name that is none."""
+        return dataclasses.replace(self, **operations)
 
 
 MODEL_SPEC = ModelOps()

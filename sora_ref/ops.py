@@ -1,61 +1,23 @@
-"""The operations a faster backend may replace; the specification's own are the defaults.
+"""The operations that a faster form may replace, each with its signature; the specification's own are the defaults.
 
-Models and training steps take `ops`.  There is no hidden switch: who wants a faster form passes
-``SPEC.replace(**backend.kernels)``, and every replacement has a differential test against the function it replaces.
+Models and training steps take `ops`, so that no hidden switch chooses: whoever wants a faster form passes
+``SPEC.replace(sora_linear_forward=…)``.  A form has the signature of its Protocol here, which mypy checks.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self, TypedDict, Unpack
 
-from sora_ref import gate, prox
-from sora_ref.backends import Array, float_info
+from sora_ref.backends import Array
 from sora_ref.gate import GateRule, gate_update
-from sora_ref.gradients import clip_by_global_norm, combine_microbatches
-from sora_ref.linear import sora_linear_backward, sora_linear_forward
-from sora_ref.optim import AdamW, Moments, Optimiser
+from sora_ref.gradients import Params, clip_by_global_norm, combine_microbatches
+from sora_ref.linear import LinearGrads, SoRA, sora_linear_backward, sora_linear_forward
+from sora_ref.optim import Moments, Optimiser
 
-_THRESHOLDS: dict[Any, int] = {None: 0, prox.soft_threshold: 1, prox.released_threshold: 2}
-_METRICS: dict[Any, int] = {
-    None: 0,
-    gate.constant_xi: 0,
-    gate.lr_times_lambda: 0,
-    gate.in_metric: 1,
-    gate.in_metric_literal: 2,
-}
-
-
-class StepNumbers(NamedTuple):
-    """One parameter's step in numbers alone, for a kernel that makes the steps of all parameters at once.
-
-    adam:          AdamW, else SGD.  raw, after: whether `eps_on` is "raw" and `decays` is "after".
-    beta1, rest1, beta2, rest2: β₁, 1 − β₁, β₂, 1 − β₂.
-    rate:          η/(1 − β₁ᵗ); η for SGD.
-    correction:    1 − β₂ᵗ, its root where ε is on the raw √v.
-    shrink:        ηw.
-    threshold:     0 for none, 1 for `soft_threshold`, 2 for `released_threshold`.
-    amount:        what it cuts off, a number; over the metric C where `metric` is 1 (`in_metric`) or 2 (its literal
-                   form).
-    """
-
-    adam: bool
-    rate: float
-    shrink: float
-    threshold: int
-    amount: float
-    metric: int
-    beta1: float = 0.0
-    rest1: float = 0.0
-    beta2: float = 0.0
-    rest2: float = 0.0
-    correction: float = 1.0
-    eps: float = 0.0
-    raw: bool = False
-    after: bool = False
+Cache = Any  # what a forward keeps for the backward of the same form; nothing else looks into it
 
 
 class Update(NamedTuple):
@@ -82,57 +44,67 @@ class Update(NamedTuple):
             return gate_update(rule, theta, grad, moments, t, lr, strength)
         return rule.update(theta, grad, moments, t, lr, decay=decay)
 
-    def numbers(self, t: int) -> StepNumbers | None:
-        """Step t in numbers; None where the rule is made of other parts, or `step` would refuse."""
-        rule, lr, decay, cut, metric, amount = self.rule, self.lr, self.decay, None, None, 0.0
-        if isinstance(rule, GateRule):
-            cut, metric, rule, decay = rule.threshold, rule.amount, rule.descend, True
-            amount = self.strength if metric is gate.constant_xi else lr * self.strength
-        known = cut in _THRESHOLDS and metric in _METRICS and (isinstance(rule, AdamW) or _METRICS[metric] == 0)
-        given = (self.theta, self.grad, *self.moments)
-        alike = len({(x.shape, x.dtype) for x in given}) == 1
-        finite = 0 <= lr < math.inf and 0 <= self.strength < math.inf
-        if not (known and alike and finite and t >= 1 and amount <= float_info(self.theta).max):
-            return None
-        shrink = lr * rule.weight_decay if decay else 0.0
-        if not isinstance(rule, AdamW):
-            return StepNumbers(False, lr, shrink, _THRESHOLDS[cut], amount, 0)
-        beta1, beta2 = rule.betas
-        correction, raw = 1 - beta2**t, rule.eps_on == "raw"
-        return StepNumbers(
-            adam=True,
-            rate=lr / (1 - beta1**t),
-            shrink=shrink,
-            threshold=_THRESHOLDS[cut],
-            amount=amount,
-            metric=_METRICS[metric],
-            beta1=beta1,
-            rest1=1 - beta1,
-            beta2=beta2,
-            rest2=1 - beta2,
-            correction=correction**0.5 if raw else correction,
-            eps=rule.eps,
-            raw=raw,
-            after=rule.decays == "after",
-        )
-
 
 def update_parameters(updates: Mapping[str, Update], t: int) -> dict[str, tuple[Array, Moments]]:
     """Every parameter and its moments after step t, by name: none depends on another (SORA-STEP-6, SORA-STEP-7)."""
     return {name: update.step(t) for name, update in updates.items()}
 
 
+class LinearForward(Protocol):
+    """As `sora_linear_forward`: y and the cache."""
+
+    def __call__(  # noqa: D102
+        self, x: Array, W0: Array, b: Array | None, adapter: SoRA | None, *, keep: Array | None = None, p: Any = 0.0
+    ) -> tuple[Array, Cache]: ...
+
+
+class LinearBackward(Protocol):
+    """As `sora_linear_backward`: the gradients of ⟨dy, y⟩."""
+
+    def __call__(  # noqa: D102
+        self, dy: Array, cache: Cache, *, dx: bool = True, dW0: bool = False, db: bool = False
+    ) -> LinearGrads: ...
+
+
+class CombineMicrobatches(Protocol):
+    """As `combine_microbatches`: (Σ over microbatches)/examples, by parameter."""
+
+    def __call__(self, summed: Sequence[Params], examples: int) -> dict[str, Array]: ...  # noqa: D102
+
+
+class ClipByGlobalNorm(Protocol):
+    """As `clip_by_global_norm`: the clipped gradients, and their norm before."""
+
+    def __call__(self, grads: Params, limit: float, eps: float = 0.0) -> tuple[dict[str, Array], Array]: ...  # noqa: D102
+
+
+class UpdateParameters(Protocol):
+    """As `update_parameters`: every parameter and its moments after step t."""
+
+    def __call__(self, updates: Mapping[str, Update], t: int) -> dict[str, tuple[Array, Moments]]: ...  # noqa: D102
+
+
+class Operations(TypedDict, total=False):
+    """Some of the operations of `Ops`, by name."""
+
+    sora_linear_forward: LinearForward
+    sora_linear_backward: LinearBackward
+    combine_microbatches: CombineMicrobatches
+    clip_by_global_norm: ClipByGlobalNorm
+    update_parameters: UpdateParameters
+
+
 @dataclass(frozen=True)
 class Ops:
     """The specification's operations, each a pure function."""
 
-    sora_linear_forward: Callable[..., Any] = sora_linear_forward
-    sora_linear_backward: Callable[..., Any] = sora_linear_backward
-    combine_microbatches: Callable[..., Any] = combine_microbatches
-    clip_by_global_norm: Callable[..., Any] = clip_by_global_norm
-    update_parameters: Callable[..., Any] = update_parameters
+    sora_linear_forward: LinearForward = sora_linear_forward
+    sora_linear_backward: LinearBackward = sora_linear_backward
+    combine_microbatches: CombineMicrobatches = combine_microbatches
+    clip_by_global_norm: ClipByGlobalNorm = clip_by_global_norm
+    update_parameters: UpdateParameters = update_parameters
 
-    def replace(self, **operations: Callable[..., Any]) -> Self:
+    def replace(self, **operations: Unpack[Operations]) -> Self:
         """These operations with some replaced; TypeError for a name that is none."""
         return dataclasses.replace(self, **operations)
 

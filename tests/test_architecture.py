@@ -135,6 +135,17 @@ def test_package_list_equals_the_packages_on_disk() -> None:
     assert sorted(listed) == sorted(name for name, path in SOURCES.items() if path.name == "__init__.py")
 
 
+def test_every_file_of_a_package_is_a_module_or_goes_into_the_wheel_by_its_pattern() -> None:
+    """setuptools leaves out what no pattern names: without it kernels.cu would be missing where it is installed."""
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"]
+    files = [Path(folder, name) for folder, _, names in os.walk(ROOT / "sora_ref", followlinks=True) for name in names]
+    others = [path.relative_to(ROOT) for path in files if path.suffix not in (".py", ".pyc")]
+    assert Path("sora_ref", "kernels", "cuda", "kernels.cu") in others
+    for path in others:
+        patterns = data.get(".".join(path.parent.parts), [])
+        assert any(path.match(pattern) for pattern in patterns), f"{path} goes into no wheel"
+
+
 @pytest.mark.parametrize("module", sorted(SOURCES))
 def test_no_module_is_longer_than_400_lines(module: str) -> None:
     assert len(SOURCES[module].read_text(encoding="utf-8").splitlines()) <= 400

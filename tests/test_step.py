@@ -272,7 +272,7 @@ def test_step_goes_through_the_operations_it_is_given(floats: Space) -> None:
     gate, other = (PLAIN.gate_rule, 0.2, 0.3, False), (PLAIN.optimiser, 0.1, 0.0)
     assert told == {"m.sora_A": (*other, True), "m.sora_g": gate, "n.sora_g": gate, "head.bias": (*other, False)}
     with pytest.raises(TypeError):
-        SPEC.replace(no_such_operation=spy)
+        SPEC.replace(no_such_operation=spy)  # type: ignore[call-arg]
 
 
 @pytest.mark.exact("SORA-STEP-3")

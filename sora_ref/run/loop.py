@@ -83,7 +83,7 @@ def train_stage(
 ) -> tuple[TrainState, Position]:
     """The steps of one stage that are left, from `position.stage_step` on.
 
-    Where the device runs by itself, nothing waits for it but a log, a validation or a checkpoint: losses stay there
+    On an asynchronous device (GPU), nothing waits but a log, a validation or a checkpoint: losses stay there
     until then, and go over in one transfer with the norm and the gates.
     """
     config, setup, data = run.config, run.setup, run.data["train"]
@@ -155,8 +155,8 @@ def _loss_and_gradients(
 ) -> tuple[Any, dict[str, Any]]:
     """Mean loss and mean gradients over the optimiser batch `rows` (SORA-STEP-1, 2).
 
-    The loss is a finite number; or, where the device runs by itself, 0-d float64 on it.  Gradients are scaled by a
-    power of two on their way where the precision is fp16, whose smallest normal number is 6e-5.
+    The loss is a finite number; or, on an asynchronous device (GPU), a 0-d float64 array there.  Gradients are
+    scaled by a power of two on their way where the precision is fp16, whose smallest normal number is 6e-5.
     """
     setup, data, config = run.setup, run.data["train"], run.config
     params = setup.all_params(state.params)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from msgspec.structs import replace as replace_fields
 
-from sora_ref import SoRA, backends, initial_adapter, initial_dense
+from sora_ref import SoRA, backends, initial_adapter, initial_dense, kernels
 from sora_ref.backends import Array, Backend
 from sora_ref.errors import SoRAError, printable, shown
+from sora_ref.kernels import Kernels
 from sora_ref.models import MODEL_SPEC, BertConfig, Classifier, ModelOps, linear_modules, load_bert
 from sora_ref.models.pretrained import POOLER
 from sora_ref.names import adapter_names, is_adapter, unpack
@@ -39,6 +40,7 @@ class Setup:
 
     frozen: the base model's parameters, and gates fixed at 1 for a plain LoRA.  scales: s of every adapted module.
     fresh:  names of head parameters that the checkpoint lacks, which are therefore trained.
+    kernels: the faster forms that the configuration asks for.
     ops, forward_ops: the operations of training, and those of an evaluation, which keep nothing for a backward.
     """
 
@@ -50,13 +52,14 @@ class Setup:
     scales: Mapping[str, float]
     fresh: tuple[str, ...]
     backend: Backend
+    kernels: Kernels
     ops: ModelOps
     forward_ops: ModelOps
     tokenizer: Tokenizer
 
     @property
     def workers(self) -> int:
-        """Threads that share the work: the configuration's; one where the device runs by itself."""
+        """Threads that share the work: the configuration's; one for an asynchronous device (GPU)."""
         return self.config.workers if self.backend.synchronous else 1
 
     @property
@@ -74,12 +77,12 @@ class Setup:
         return {module: unpack(params, module, s) for module, s in self.scales.items()}
 
     def folded(self, ops: ModelOps, trained: Params, each: Callable[..., Any] = map) -> ModelOps:
-        """These operations for these very parameters, the adapters folded into the weights where the backend can."""
-        if self.backend.fold is None or self.config.kernels == "reference":
+        """These operations for these very parameters, the adapters folded into the weights where the kernels can."""
+        if self.kernels.fold is None:
             return ops
         params = self.all_params(trained)
         modules = {module: (params[f"{module}.weight"], adapter) for module, adapter in self.adapters(trained).items()}
-        return ops.replace(**self.backend.fold(modules, ops.sora_linear_forward, ops.sora_linear_backward, each))
+        return ops.replace(**self.kernels.fold(modules, ops.sora_linear_forward, ops.sora_linear_backward, each))
 
     def head(self, trained: Params) -> dict[str, Array]:
         """The trained parameters that belong to no adapter: head, and norms and biases where they are trained."""
@@ -164,25 +167,23 @@ def get_backend(name: str) -> Backend:
         raise SoRAError(f"backend {shown(name)}: {error}") from error
 
 
-def operations(config: Config, backend: Backend, frozen: Params) -> ModelOps:
-    """The specification's operations, replaced by what the configuration asks of the backend's kernels.
+def operations(config: Config, faster: Kernels, frozen: Params) -> ModelOps:
+    """The specification's operations, replaced by the forms of `faster` in the configuration's precision.
 
     Raises SoRAError for a precision that the backend, its kernels or the dtype have not got.
     """
-    precision, ops = config.precision, MODEL_SPEC
-    if config.kernels == "backend":
-        ops = ops.replace(**backend.kernels)
+    precision, ops = config.precision, MODEL_SPEC.replace(**faster.training)
     if precision is None:
         return ops
     require(config.dtype == "float32", f"precision {precision} is one of float32 products: expected dtype float32")
     if precision == "fp32":
         return ops
     require(config.kernels == "backend", f"precision {precision} comes with the backend's kernels: expected those")
-    offered = ", ".join(["fp32", *backend.precisions])
+    offered = ", ".join(["fp32", *faster.precisions])
     require(
-        precision in backend.precisions, f"backend {backend.name!r} has no precision {precision}: expected {offered}"
+        precision in faster.precisions, f"backend {config.backend!r} has no precision {precision}: expected {offered}"
     )
-    return ops.replace(**backend.precisions[precision](frozen.values()))
+    return ops.replace(**faster.precisions[precision](frozen.values()))
 
 
 def make_setup(config: Config, labels: Labels, say: Say | None = None) -> Setup:
@@ -205,7 +206,8 @@ def make_setup(config: Config, labels: Labels, say: Say | None = None) -> Setup:
     if not config.adapter.gated:
         gates = [adapter_names(module).g for module in modules]
         frozen |= {gate: backend.from_host(np.ones(config.adapter.r, config.dtype)) for gate in gates}
-    ops = operations(config, backend, frozen)
+    faster = kernels.get(backend.name, None if config.kernels == "backend" else config.kernels)
+    ops = operations(config, faster, frozen)
     return Setup(
         config=config,
         folder=folder,
@@ -215,8 +217,9 @@ def make_setup(config: Config, labels: Labels, say: Say | None = None) -> Setup:
         scales={module: config.adapter.alpha / max(config.adapter.r, 1) for module in modules},
         fresh=fresh,
         backend=backend,
+        kernels=faster,
         ops=ops,
-        forward_ops=ops.replace(**backend.forward_kernels) if config.kernels == "backend" else ops,
+        forward_ops=ops.replace(**faster.evaluation),
         tokenizer=load_tokenizer(folder, config.model.max_length, say),
     )
 

@@ -20,6 +20,7 @@ from sora_ref import (
     SoRA,
     combine_microbatches,
     initial_state,
+    kernels,
     merge,
     training_step,
 )
@@ -43,10 +44,9 @@ class Ours:
     def __init__(self, job: Job) -> None:
         self.job, self.m = job, material(job)
         self.backend = get("numpy")
-        ops = MODEL_SPEC
-        if job.kernels == "backend":
-            forward = self.backend.forward_kernels if job.what == "infer" else {}
-            ops = MODEL_SPEC.replace(**{**self.backend.kernels, **forward})
+        self.kernels = kernels.get("numpy", None if job.kernels == "backend" else job.kernels)
+        ops = MODEL_SPEC.replace(**self.kernels.training)
+        ops = ops.replace(**self.kernels.evaluation) if job.what == "infer" else ops
         self.ops = ops
         self.model = Classifier(self.m.config, "mean", 2)
         self.params, self.scales = dict(self.m.params), dict(self.m.scales)
@@ -88,7 +88,7 @@ class Ours:
 
     def folded(self, each: Callable[..., Any]) -> Any:
         """The operations for the present parameters."""
-        if self.job.kernels == "reference" or not self.job.fold or self.backend.fold is None:
+        if not self.job.fold or self.kernels.fold is None:
             return self.ops
         params = {**self.params, **self.state.params} if self.job.what == "train" else self.params
         modules = {}
@@ -96,7 +96,7 @@ class Ours:
             A, g, B = (params[f"{m}.sora_{part}"] for part in "AgB")
             modules[m] = params[f"{m}.weight"], SoRA(A, g, B, scale)
         return self.ops.replace(
-            **self.backend.fold(modules, self.ops.sora_linear_forward, self.ops.sora_linear_backward, each)
+            **self.kernels.fold(modules, self.ops.sora_linear_forward, self.ops.sora_linear_backward, each)
         )
 
     def parts(self, rows: Any) -> list[Any]:

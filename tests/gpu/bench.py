@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sora_ref import ADAMW_XI, AdamW, Rates, Recipe, initial_state, training_step
+from sora_ref import ADAMW_XI, AdamW, Rates, Recipe, initial_state, kernels, training_step
 from sora_ref.backends import Backend, get
 from sora_ref.models import (
     MODEL_SPEC,
@@ -184,9 +184,10 @@ def compare(title: str, config: BertConfig, b: int, t: int, precision: str) -> I
         del wide, exact
     pool.free_all_blocks()
     params = {key: backend.from_host(value) for key, value in host.items()}
-    ops = MODEL_SPEC.replace(**backend.kernels)
+    faster = kernels.get("cupy")
+    ops = MODEL_SPEC.replace(**faster.training)
     if precision != "fp32":
-        ops = ops.replace(**backend.precisions[precision](params[key] for key in host if key not in trained))
+        ops = ops.replace(**faster.precisions[precision](params[key] for key in host if key not in trained))
     step, gradients = our_step(model, backend, ops, params, trained, given)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ import pytest
 from kernel_bounds import gelu_bound, layer_norm_bound, unit, within
 from tiny_run import arrays_of, last, make_keys, run_once
 
-from sora_ref import ADAMW_METRIC, GATE_RULES, SPEC, AdamW, SoRA, Update
+from sora_ref import ADAMW_METRIC, GATE_RULES, SPEC, AdamW, SoRA, Update, kernels
 from sora_ref.backends import Backend, DeviceError, get
 from sora_ref.bounds import BF16, FP16, TF32, Precision, linear_backward_bound, linear_bound
 from sora_ref.models import layers
@@ -54,11 +54,11 @@ def same_bits(a: Floats, b: Floats) -> bool:
 def test_gelu_and_layer_norm_are_within_their_roundings(gpu: Backend, dtype: str) -> None:
     x, (weight, bias) = draw(0, (513, 384), dtype, 3.0), draw(1, (2, 384), dtype)
     expected = layers.gelu_forward(x.astype(np.float64))
-    for found, right, bound in zip(
-        back(gpu, gpu.kernels["gelu_forward"](*there(gpu, x))), expected, gelu_bound(x, unit(x)), strict=True
-    ):
-        assert within(found, np.asarray(right), bound)
-    y, _ = gpu.kernels["layer_norm_forward"](*there(gpu, x, weight, bias), 1e-12)
+    forms: Any = kernels.get("cupy").training
+    found = back(gpu, forms["gelu_forward"](*there(gpu, x)))
+    for one, right, bound in zip(found, expected, gelu_bound(x, unit(x)), strict=True):
+        assert within(one, np.asarray(right), bound)
+    y, _ = forms["layer_norm_forward"](*there(gpu, x, weight, bias), 1e-12)
     exact = x.astype(np.float64), weight.astype(np.float64), bias.astype(np.float64)
     right, _ = layers.layer_norm_forward(exact[0], exact[1], exact[2], 1e-12)
     assert within(gpu.to_host(y), np.asarray(right), layer_norm_bound(x, weight, bias, 1e-12, unit(x)))
@@ -82,7 +82,7 @@ def test_update_and_embedding_gradient_are_the_specifications_bit_for_bit(gpu: B
             theta=gpu.from_host(theta), grad=gpu.from_host(grad), moments=Moments(*there(gpu, m, v * v))
         )
     for t in (1, 7):
-        found = gpu.kernels["update_parameters"](own, t)
+        found = kernels.get("cupy").training["update_parameters"](own, t)
         for name, (theta, moments) in SPEC.update_parameters(updates, t).items():
             assert same_bits(gpu.to_host(found[name][0]), theta), name
             assert all(same_bits(gpu.to_host(a), b) for a, b in zip(found[name][1], moments, strict=True)), name
@@ -100,9 +100,10 @@ def test_linear_map_is_within_the_bounds_of_its_precision(gpu: Backend, dtype: s
     adapter = SoRA(A, g, B, 2.0)
     frozen = gpu.from_host(W0)
     sent = SoRA(gpu.from_host(A), gpu.from_host(g), gpu.from_host(B), 2.0)
-    kernels = gpu.kernels if name == "fp32" else gpu.precisions[name]([frozen])
-    y, cache = kernels["sora_linear_forward"](*there(gpu, x), frozen, *there(gpu, b), sent)
-    grads = kernels["sora_linear_backward"](gpu.from_host(dy), cache, dW0=True, db=True)
+    faster = kernels.get("cupy")
+    forms: Any = faster.training if name == "fp32" else faster.precisions[name]([frozen])
+    y, cache = forms["sora_linear_forward"](*there(gpu, x), frozen, *there(gpu, b), sent)
+    grads = forms["sora_linear_backward"](gpu.from_host(dy), cache, dW0=True, db=True)
     wide = [t.astype(np.float64) for t in (x, W0, b, A, g, B, dy)]
     right, spec = SPEC.sora_linear_forward(wide[0], wide[1], wide[2], SoRA(wide[3], wide[4], wide[5], 2.0))
     expected = SPEC.sora_linear_backward(wide[6], spec, dW0=True, db=True)
@@ -121,10 +122,10 @@ def test_attention_is_the_specifications_and_everything_repeats_bit_for_bit(gpu:
     bias = np.asarray(layers.attention_bias(mask, dtype))
     context, spec = layers.attention_forward(q, k, v, 12, bias)
     expected = [context, *layers.attention_backward(dy, spec)]
-    runs = []
+    runs, forms = [], cast("Any", kernels.get("cupy").training)
     for _ in range(2):
-        y, cache = gpu.kernels["attention_forward"](*there(gpu, q, k, v), 12, gpu.from_host(bias))
-        runs.append(back(gpu, [y, *gpu.kernels["attention_backward"](gpu.from_host(dy), cache)]))
+        y, cache = forms["attention_forward"](*there(gpu, q, k, v), 12, gpu.from_host(bias))
+        runs.append(back(gpu, [y, *forms["attention_backward"](gpu.from_host(dy), cache)]))
     for first, second, right in zip(*runs, expected, strict=True):
         assert same_bits(first, second)
         np.testing.assert_allclose(first, right, atol=500 * float(np.finfo(dtype).eps))

@@ -165,9 +165,9 @@ def test_backward_stops_below_the_lowest_parameter_wanted(
         norms.append(options["parameters"])
         return MODEL_SPEC.layer_norm_backward(*args, **options)
 
-    def attention(*args: Any) -> Any:
+    def attention(*args: Any, **named: Any) -> Any:
         attentions.append(1)
-        return MODEL_SPEC.attention_backward(*args)
+        return MODEL_SPEC.attention_backward(*args, **named)
 
     ops = MODEL_SPEC.replace(layer_norm_backward=norm, attention_backward=attention)
     hidden, cache = bert_forward(CONFIG, case.params, case.batch, scales=case.scales, ops=ops)
@@ -296,9 +296,9 @@ def test_the_first_norm_is_given_the_sum_of_the_three_embeddings_and_nothing_els
     """Rows of 2⁻⁶⁰ times integers add exactly, and a number of ordinary size among them would swallow them."""
     case, given = make_case(16, lengths=(4, 2)), []
 
-    def norm(x: Any, *args: Any) -> Any:
+    def norm(x: Any, *args: Any, **named: Any) -> Any:
         given.append(x)
-        return MODEL_SPEC.layer_norm_forward(x, *args)
+        return MODEL_SPEC.layer_norm_forward(x, *args, **named)
 
     names = [f"embeddings.{name}_embeddings.weight" for name in ("word", "position", "token_type")]
     rng = np.random.default_rng(17)

@@ -133,13 +133,13 @@ def test_the_operations_given_are_those_used_and_get_masks_and_probabilities_tog
     """12 linear layers in the encoder, one or two in the head; in evaluation no mask, and p = 0 beside it."""
     case, linear, attention = make_case(33, lengths=(3, 2), head=head), list[Any](), list[Any]()
 
-    def linear_forward(*args: Any, keep: Any = None, p: Any = 0.0) -> Any:
+    def linear_forward(*args: Any, keep: Any = None, p: Any = 0.0, **named: Any) -> Any:
         linear.append((keep is not None, p))
-        return MODEL_SPEC.sora_linear_forward(*args, keep=keep, p=p)
+        return MODEL_SPEC.sora_linear_forward(*args, keep=keep, p=p, **named)
 
-    def attention_forward(*args: Any) -> Any:
+    def attention_forward(*args: Any, **named: Any) -> Any:
         attention.append((args[5] is not None, args[6]))
-        return MODEL_SPEC.attention_forward(*args)
+        return MODEL_SPEC.attention_forward(*args, **named)
 
     ops = MODEL_SPEC.replace(sora_linear_forward=linear_forward, attention_forward=attention_forward)
     _, cache = classifier_forward(case.model, case.params, case.batch, scales=case.scales, ops=ops)

@@ -8,18 +8,21 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from tiny_bert import make_case
 from tiny_run import last, make_config, make_keys, run_once
 
-from sora_ref.backends.numpy_kernels import FORWARD_KERNELS, KERNELS, linear
+from sora_ref.kernels.numpy import folded as folding
+from sora_ref.kernels.numpy.table import KERNELS as SET
 from sora_ref.models import MODEL_SPEC, bert_forward, bert_states, classifier_forward, classifier_logits
 from sora_ref.run.setup import Labels, Setup, initial_params, make_setup
 from sora_ref.run.workers import keep_freed_memory, worker_pool
 
+KERNELS: dict[str, Any] = dict(SET.training)
+FORWARD_KERNELS: dict[str, Any] = dict(SET.evaluation)
 LABELS = Labels("classification", ("bad", "good"), ("accuracy",))
 OPERATIONS = sorted(KERNELS)
 
@@ -47,9 +50,9 @@ def test_a_run_on_reference_kernels_never_calls_the_others(
         raise AssertionError("the backend's kernel")
 
     if name == "fold":
-        monkeypatch.setattr(linear, "_folded_weight", refuse)
+        monkeypatch.setattr(folding, "_folded_weight", refuse)
     else:
-        monkeypatch.setitem(KERNELS, name, refuse)
+        monkeypatch.setitem(cast("dict[str, Any]", SET.training), name, refuse)
     keys = make_keys(tmp_path)
     run_once(tmp_path / "run", keys, kernels="reference", train__epochs=1)
     with pytest.raises(AssertionError, match="the backend's kernel"):

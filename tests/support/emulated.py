@@ -1,4 +1,4 @@
-"""`backends.cupy_kernels` without a GPU: NumPy in CuPy's place, the kernels compiled by g++, cuBLAS out of NumPy.
+"""`sora_ref.kernels.cuda` without a GPU: NumPy in CuPy's place, the kernels compiled by g++, cuBLAS out of NumPy.
 
 What runs is the launching layer itself and the text of the kernels.  Every launch is checked: the kernel's parameters
 against what is passed, arrays for being contiguous, and the bytes around every array made here for having stayed.
@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sora_ref.backends.cupy_kernels import device as device_module
-from sora_ref.backends.cupy_kernels import matmul as blas
-from sora_ref.backends.cupy_kernels import options, signatures
+from sora_ref.kernels.cuda import device as device_module
+from sora_ref.kernels.cuda import matmul as blas
+from sora_ref.kernels.cuda import options, signatures
 
 Floats = npt.NDArray[Any]
 SHIM = Path(__file__).parent / "cuda_shim.hpp"
@@ -33,12 +33,16 @@ _CANARY = 0xA5
 
 @functools.cache
 def build(code: str, opts: tuple[str, ...]) -> ctypes.CDLL:
-    """The code as a library of this machine."""
-    macros = [option for option in opts if option.startswith("-D")]
+    """The CUDA code as a library of this machine."""
+    macros = tuple(option for option in opts if option.startswith("-D"))
     exports = "".join(f"EXPORT({name})\n" for name in signatures())
+    return _library(f'#include "{SHIM}"\n{code}\n{exports}', macros)
+
+
+def _library(text: str, macros: tuple[str, ...] = ()) -> ctypes.CDLL:
+    """The C++ text, compiled once for all tests that ask for it."""
     folder = Path(tempfile.gettempdir()) / "sora-ref-emulated"
     folder.mkdir(exist_ok=True)
-    text = f'#include "{SHIM}"\n{code}\n{exports}'
     digest = hashlib.sha256("\n".join([text, SHIM.read_text(), *macros]).encode()).hexdigest()[:24]
     library = folder / f"{digest}.so"
     if not library.exists():
@@ -72,6 +76,9 @@ class Emulated:
         self.held[inner.ctypes.data] = whole
         return np.frombuffer(inner, dtype).reshape(shape) if size else np.empty(shape, dtype)
 
+    def ElementwiseKernel(self, given: str, made: str, body: str, name: str) -> _Elementwise:  # noqa: N802
+        return _Elementwise(self, given, made, body, name)
+
     def compile(self, code: str, opts: tuple[str, ...]) -> _Module:
         return _Module(self, build(code, opts), opts)
 
@@ -98,7 +105,7 @@ class _Module:
             self.cp.launches.append((name, grid))
             for value in args:
                 if isinstance(value, np.ndarray):
-                    self._intact(name, value)
+                    intact(self.cp, name, value)
 
         return launch
 
@@ -113,11 +120,45 @@ class _Module:
         assert np.dtype(type(value)) == {"Size": "int64", "double": "float64"}[kind], f"{name}: {value!r} for {kind}"
         return ctypes.c_int64(int(value)) if kind == "Size" else ctypes.c_double(float(value))
 
-    def _intact(self, name: str, x: Floats) -> None:
-        whole = self.cp.held.get(x.ctypes.data)
-        if whole is not None:
-            around = np.concatenate([whole[:GUARD], whole[-GUARD:]])
-            assert np.all(around == _CANARY), f"{name} wrote beyond an array"
+
+def intact(cp: Emulated, name: str, x: Floats) -> None:
+    """AssertionError where the bytes around an array that `Emulated.empty` made have changed."""
+    whole = cp.held.get(x.ctypes.data)
+    if whole is not None:
+        around = np.concatenate([whole[:GUARD], whole[-GUARD:]])
+        assert np.all(around == _CANARY), f"{name} wrote beyond an array"
+
+
+class _Elementwise:
+    """CuPy's ElementwiseKernel for raw arrays of T or int64, int64 numbers, and one output, which gives the size."""
+
+    def __init__(self, cp: Emulated, given: str, made: str, body: str, name: str) -> None:
+        self.cp, self.name = cp, name
+        self.parameters = [parameter.split() for parameter in given.split(", ")]
+        assert made == "T out"
+        reads = ""
+        for place, (*raw, kind, own) in enumerate(self.parameters):
+            of = {"T": "T", "int64": "long long"}[kind]
+            reads += f"{of}* {own} = ({of}*)a[{place}];\n" if raw else f"{of} {own} = *({of}*)a[{place}];\n"
+        order = "n - 1 - k" if cp.backwards else "k"
+        loop = f"for (long long k = 0; k < n; ++k) {{ long long i = {order}; T& out = results[i]; {body} }}"
+        self.text = f'extern "C" void run(void** a, T* results, long long n) {{\n{reads}{loop}\n}}\n'
+
+    def __call__(self, *given: Any) -> None:
+        *values, out = given
+        real = {"float32": "float", "float64": "double"}[str(out.dtype)]
+        addresses = []
+        held = [x if isinstance(x, np.ndarray) else np.array(x, np.int64) for x in values]
+        for (*raw, kind, own), x in zip(self.parameters, held, strict=True):
+            assert x.dtype == (out.dtype if kind == "T" else np.int64), f"{own}: an array of {x.dtype} for {kind}"
+            assert x.flags.c_contiguous, f"{own}: an array that is not contiguous"
+            assert (x.ndim > 0) == bool(raw), f"{own}: {x!r}"
+            addresses.append(x.ctypes.data)
+        library = _library(self.text, (f"-DT={real}",))
+        run, results = library.run, ctypes.c_void_p(out.ctypes.data)
+        run((ctypes.c_void_p * len(addresses))(*addresses), results, ctypes.c_longlong(out.size))
+        self.cp.launches.append((self.name, (out.size,)))
+        intact(self.cp, self.name, out)
 
 
 class Cublas:

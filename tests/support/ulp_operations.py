@@ -23,7 +23,7 @@ from mp_layers import MP, Reals
 from ulp_rows import CLASSES, SPAN, TOKENS, WIDTH
 
 from sora_ref.backends import get
-from sora_ref.backends.numpy_kernels import KERNELS
+from sora_ref.kernels.numpy.gelu import gelu_forward
 from sora_ref.models import layers
 from sora_ref.models.classifier import cross_entropy
 
@@ -261,7 +261,7 @@ def _operations() -> dict[str, Operation]:
         "tanh": _pointwise("tanh", lambda x: layers.tanh_forward(x)[0], MP.tanh, ulp_rows.points),
         "tanh'": Operation(_tanh, exact_tanh, ulp_rows.points, tanh),
         "gelu": Operation(gelu_of(layers.gelu_forward), _exact_gelu, ulp_rows.points, gelu),
-        "kernel's gelu": Operation(gelu_of(KERNELS["gelu_forward"], "kernel's "), _exact_gelu, ulp_rows.points, kernel),
+        "kernel's gelu": Operation(gelu_of(gelu_forward, "kernel's "), _exact_gelu, ulp_rows.points, kernel),
         "softmax": Operation(_softmax, _exact_softmax, ulp_rows.scores, softmax),
         "cross-entropy": Operation(_cross_entropy, _exact_cross_entropy, ulp_rows.logits, entropy),
         "LayerNorm": Operation(normal, _exact_layer_norm, ulp_rows.norm_rows, norm),

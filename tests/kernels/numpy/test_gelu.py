@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sora_ref.backends.numpy_kernels.gelu import BLOCK, P, Q, gelu_forward, gelu_value
 from sora_ref.bounds import gamma
+from sora_ref.kernels.numpy.gelu import BLOCK, P, Q, gelu_forward, gelu_value
 from sora_ref.models import layers
 
 Floats = npt.NDArray[Any]

@@ -13,10 +13,10 @@ import pytest
 from emulated import MISSING, make_device
 from tiny_run import BERT, RANK, arrays_of, last, lines, make_config, make_keys, records, run_once
 
-from sora_ref import SoRAError, backends
+from sora_ref import SoRAError, kernels
 from sora_ref.backends import Backend, get
-from sora_ref.backends.cupy_kernels.layers import scatter_add
-from sora_ref.backends.cupy_kernels.table import all_kernels
+from sora_ref.kernels import Kernels
+from sora_ref.kernels.cuda.operations import all_operations
 from sora_ref.models import MODEL_SPEC, Batch, Classifier, classifier_backward, classifier_forward
 from sora_ref.models.classifier import classifier_shapes
 from sora_ref.run import loop
@@ -48,24 +48,21 @@ class Counting:
         return self._real(x)
 
 
-def use(monkeypatch: pytest.MonkeyPatch, backend: Backend) -> None:
+def use(monkeypatch: pytest.MonkeyPatch, backend: Backend, kernels: Kernels | None = None) -> None:
+    """Runs take this backend, whatever its name, and these kernels if any."""
     monkeypatch.setattr("sora_ref.run.setup.get_backend", lambda name: backend)
+    if kernels is not None:
+        monkeypatch.setattr("sora_ref.kernels.get", lambda backend, name=None: kernels)
 
 
-def emulated() -> Backend:
-    """What `cupy_backend` makes of CuPy, made of its stand-in on NumPy arrays."""
+def emulated() -> tuple[Backend, Kernels]:
+    """What `cupy_backend` and `kernels.cuda.table` make of CuPy, made of its stand-in on NumPy arrays."""
     device = make_device(block=16, chunk=64)
     precisions: Mapping[str, Callable[..., Any]] = {
-        name: (lambda frozen, name=name: all_kernels(device, name, frozen)) for name in ("tf32", "bf16", "fp16")
+        name: (lambda frozen, name=name: all_operations(device, name, frozen)) for name in ("tf32", "bf16", "fp16")
     }
-    return dataclasses.replace(
-        get("numpy"),
-        kernels=all_kernels(device),
-        scatter_add=lambda rows, ids, updates: scatter_add(device, rows, ids, updates),
-        precisions=precisions,
-        synchronous=False,
-        memory=lambda: 3 * 2**20,
-    )
+    backend = dataclasses.replace(get("numpy"), synchronous=False, memory=lambda: 3 * 2**20)
+    return backend, Kernels(training=all_operations(device), precisions=precisions)
 
 
 @pytest.mark.exact
@@ -166,7 +163,7 @@ def test_gradients_of_a_whole_model_are_the_specifications(head: Any) -> None:
     for dtype, near in (("float64", 1e-12), ("float32", 2e-4)):
         own = {name: value.astype(dtype) for name, value in params.items()}
         found = []
-        for ops in (MODEL_SPEC, MODEL_SPEC.replace(**emulated().kernels)):
+        for ops in (MODEL_SPEC, MODEL_SPEC.replace(**emulated()[1].training)):
             logits, cache = classifier_forward(model, own, batch, scales=scales, ops=ops)
             found.append({"logits": logits, **classifier_backward(dlogits.astype(dtype), cache, tuple(params))})
         spec, kernels = found
@@ -185,7 +182,7 @@ def test_training_resuming_pruning_merging_and_exporting_on_the_kernels(
 ) -> None:
     own = keys | {"dtype": "float64"}
     run_once(tmp_path / "numpy", own)
-    use(monkeypatch, emulated())
+    use(monkeypatch, *emulated())
     whole = run_once(tmp_path / "whole", own, train__microbatch_tokens=40)
     for name, expected in last(tmp_path / "numpy").params.items():
         np.testing.assert_allclose(last(tmp_path / "whole").params[name], expected, atol=1e-9, err_msg=name)
@@ -223,7 +220,7 @@ def test_training_resuming_pruning_merging_and_exporting_on_the_kernels(
 def test_a_run_in_each_precision_stays_near_float32(
     keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
-    use(monkeypatch, emulated())
+    use(monkeypatch, *emulated())
     run_once(tmp_path / "run", keys, precision=precision, train__epochs=1, train__microbatch_tokens=40)
     losses = [record["loss"] for record in records(tmp_path / "run", "train")]
     monkeypatch.undo()
@@ -250,8 +247,8 @@ def test_fp16_scales_gradients_by_a_power_of_two_and_takes_it_back_exactly(
         return real(dlogits, *others)
 
     monkeypatch.setattr(loop, "classifier_backward", sees)
-    plain = dataclasses.replace(get("numpy"), precisions={"fp16": lambda frozen: {}})  # float32 by another name
-    use(monkeypatch, plain)
+    plain = Kernels(precisions={"fp16": lambda frozen: {}})  # float32 by another name
+    use(monkeypatch, get("numpy"), plain)
     for name, precision in (("fp16", "fp16"), ("fp32", "fp32")):
         run_once(tmp_path / name, keys, precision=precision, train__epochs=1)
     half = len(seen) // 2
@@ -283,7 +280,7 @@ def test_fp32_is_the_dtype_and_one_thread_and_large_microbatches_suit_a_device(
 ) -> None:
     own = {key: value for key, value in keys.items() if key != "train.microbatch_tokens"}
     host = make_setup(make_config(own, precision="fp32", workers=3), LABELS)
-    assert host.ops == MODEL_SPEC.replace(**backends.get("numpy").kernels)
+    assert host.ops == MODEL_SPEC.replace(**kernels.get("numpy").training)
     assert (host.workers, host.microbatch_tokens) == (3, 512)
     use(monkeypatch, dataclasses.replace(get("numpy"), synchronous=False))
     device = make_setup(make_config(own, workers=3), LABELS)

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sora_ref import SPEC, SoRA
-from sora_ref.backends.cupy_kernels import matmul as blas
-from sora_ref.backends.cupy_kernels.linear import linear_kernels
-from sora_ref.backends.cupy_kernels.matmul import Matmul
 from sora_ref.bounds import BF16, FP16, TF32, Precision, linear_backward_bound, linear_bound
+from sora_ref.kernels.cuda import matmul as blas
+from sora_ref.kernels.cuda.linear import linear_operations
+from sora_ref.kernels.cuda.matmul import Matmul
 
 Floats = npt.NDArray[Any]
 
@@ -157,7 +157,7 @@ def test_map_and_gradients_are_within_the_bounds_of_their_precision(
     b = normal(out) if bias else None
     adapter = None if r is None else SoRA(normal(r, in_), normal(r) * (rng.random(r) < 0.7), normal(out, r), 1.7)
     keep, p = (rng.random(x.shape) < 0.6, 0.4) if dropout else (None, 0.0)
-    kernels = linear_kernels(*(lambda device: (device, Matmul(device, name, [W0])))(make_device()))
+    kernels = linear_operations(*(lambda device: (device, Matmul(device, name, [W0])))(make_device()))
     y, cache = kernels["sora_linear_forward"](x, W0, b, adapter, keep=keep, p=p)
     grads = kernels["sora_linear_backward"](dy, cache, dW0=True, db=True)
 
@@ -187,16 +187,16 @@ def test_map_and_gradients_are_within_the_bounds_of_their_precision(
 
 
 @pytest.mark.exact("SORA-LINEAR-4", "SORA-LINEAR-5")
-def test_closed_gates_have_zero_rows_and_no_argument_changes() -> None:
+def test_closed_gates_have_zero_rows_what_is_not_asked_for_is_none_and_no_argument_changes() -> None:
     rng = np.random.default_rng(0)
     given = [rng.standard_normal(shape) for shape in ((4, 6), (5, 6), (5,), (3, 6), (3,), (5, 3), (4, 5))]
     given[4][1] = 0
     before = [array.copy() for array in given]
     x, W0, b, A, g, B, dy = given
     device = make_device()
-    kernels = linear_kernels(device, Matmul(device))
+    kernels = linear_operations(device, Matmul(device))
     _, cache = kernels["sora_linear_forward"](x, W0, b, SoRA(A, g, B, 2.0))
-    whole = kernels["sora_linear_backward"](dy, cache)
+    whole: Any = kernels["sora_linear_backward"](dy, cache)
     some = kernels["sora_linear_backward"](dy, cache, dx=False)
     assert np.all(whole.dA[1] == 0)
     assert np.all(whole.dB[:, 1] == 0)
@@ -210,7 +210,7 @@ def test_closed_gates_have_zero_rows_and_no_argument_changes() -> None:
 @pytest.mark.exact
 def test_launches_of_one_adapted_layer() -> None:
     device, rng = make_device(), np.random.default_rng(0)
-    kernels = linear_kernels(device, Matmul(device))
+    kernels = linear_operations(device, Matmul(device))
     x, W0, A, B = (rng.standard_normal(shape) for shape in ((4, 6), (5, 6), (2, 6), (5, 2)))
     y, cache = kernels["sora_linear_forward"](x, W0, np.ones(5), SoRA(A, np.ones(2), B, 2.0))
     assert (len(device.cublas.calls), len(device.cp.launches)) == (3, 1)
@@ -225,7 +225,7 @@ def test_linear_map_does_not_depend_on_the_order_in_which_threads_run() -> None:
     found = []
     for backwards in (False, True):
         device = make_device(backwards=backwards)
-        kernels = linear_kernels(device, Matmul(device))
+        kernels = linear_operations(device, Matmul(device))
         y, cache = kernels["sora_linear_forward"](x, W0, b, SoRA(A, g, B, 2.0))
         found.append([y, *kernels["sora_linear_backward"](dy, cache)[:4]])
         assert [name for name, _ in device.cp.launches][-1] == "sum_rows"
@@ -238,7 +238,7 @@ def test_gradient_of_the_gates_is_the_whole_sum_however_many_pieces_the_rows_mak
     rng = np.random.default_rng(n)
     x, W0, A, B, dy = (rng.integers(-4, 5, s).astype(np.float32) for s in ((n, 6), (5, 6), (3, 6), (5, 3), (n, 5)))
     device = make_device()
-    kernels = linear_kernels(device, Matmul(device))
+    kernels = linear_operations(device, Matmul(device))
     _, cache = kernels["sora_linear_forward"](x, W0, None, SoRA(A, np.ones(3, np.float32), B, 2.0))
-    grads = kernels["sora_linear_backward"](dy, cache)
+    grads: Any = kernels["sora_linear_backward"](dy, cache)
     assert grads.dg.tolist() == (2 * ((dy @ B) * (x @ A.T)).sum(0)).tolist()

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from sora_ref.backends import Array
+from sora_ref.models.layers import LayerNormCache
 
 
-class Cache(NamedTuple):
-    """What the backward needs; rstd is (..., 1)."""
-
-    xhat: Array
-    rstd: Array
-    weight: Array
-
-
-def layer_norm_forward(x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, Cache]:
+def layer_norm_forward(x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, LayerNormCache]:
     """y = w ⊙ x̂ + b with x̂ = (x − mean x)/√(var x + ε) over the last axis; x (..., d), weight and bias (d,)."""
     xhat = x - _mean(x)
     rstd = np.vecdot(xhat, xhat)[..., None]
@@ -27,11 +18,11 @@ def layer_norm_forward(x: Array, weight: Array, bias: Array, eps: float) -> tupl
     xhat *= rstd
     y = xhat * weight
     y += bias
-    return y, Cache(xhat, rstd, weight)
+    return y, LayerNormCache(xhat, rstd, weight)
 
 
 def layer_norm_backward(
-    dy: Array, cache: Cache, *, parameters: bool = True
+    dy: Array, cache: LayerNormCache, *, parameters: bool = True
 ) -> tuple[Array, Array | None, Array | None]:
     """(dx, dweight, dbias) with dx = rstd·(dx̂ − mean dx̂ − x̂·mean(dx̂ ⊙ x̂)), dx̂ = w ⊙ dy."""
     xhat, rstd, weight = cache

@@ -9,7 +9,7 @@ import sys
 import nvrtc
 import pytest
 
-from sora_ref.backends.cupy_kernels import options, signatures, source
+from sora_ref.kernels.cuda import options, signatures, source
 
 pytestmark = pytest.mark.skipif(
     nvrtc.library() is None, reason="there is no libnvrtc: pip install nvidia-cuda-nvrtc-cu12 (Linux)"
@@ -32,7 +32,7 @@ def entry(text: str, kernel: str) -> str:
 def test_every_kernel_compiles(real: str, architecture: str) -> None:
     found = re.findall(r"\.visible \.entry (\w+)\(", ptx(real, architecture))
     assert sorted(found) == sorted(signatures())
-    assert len(found) == 14
+    assert len(found) == 13
 
 
 @pytest.mark.exact
@@ -70,5 +70,5 @@ def test_what_does_not_compile_is_told() -> None:
 
 @pytest.mark.exact
 def test_kernels_and_their_launching_layer_are_imported_without_cupy() -> None:
-    code = "import sys, sora_ref.backends.cupy_kernels.table; assert not {'cupy', 'torch'} & set(sys.modules)"
+    code = "import sys, sora_ref.kernels.cuda.operations; assert not {'cupy', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from sora_ref.backends import Array
-from sora_ref.backends.cupy_kernels.device import Device
+from sora_ref.kernels.cuda.device import Device
 
 # cuBLAS's own numbers (library_types.h, cublas_api.h).
 R_32F, R_64F, R_16F, R_16BF = 0, 1, 2, 14

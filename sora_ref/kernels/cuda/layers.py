@@ -1,22 +1,15 @@
-"""GELU, LayerNorm and attention on a GPU, with the signatures of `models.layers`; and the embedding's gradient."""
+"""GELU, LayerNorm and attention on a GPU, with the signatures of `models.layers`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from sora_ref.backends import Array
-from sora_ref.backends.cupy_kernels.device import Device
-from sora_ref.backends.cupy_kernels.matmul import Matmul, Operand
-
-
-class LayerNormCache(NamedTuple):
-    """What layer_norm_backward needs: xhat (..., d), rstd (rows,)."""
-
-    xhat: Array
-    rstd: Array
-    weight: Array
+from sora_ref.kernels.cuda.device import Device
+from sora_ref.kernels.cuda.matmul import Matmul, Operand
+from sora_ref.models.layers import LayerNormCache
+from sora_ref.models.ops import ModelOperations
 
 
 class AttentionCache(NamedTuple):
@@ -31,7 +24,7 @@ class AttentionCache(NamedTuple):
     p: float
 
 
-def layer_kernels(device: Device, matmul: Matmul) -> dict[str, Callable[..., Any]]:
+def layer_operations(device: Device, matmul: Matmul) -> ModelOperations:
     """The functions by the field of `ModelOps` they replace."""
     cp = device.cp
 
@@ -46,7 +39,7 @@ def layer_kernels(device: Device, matmul: Matmul) -> dict[str, Callable[..., Any
         """The normalised rows of x, in one launch."""
         x, d = device.contiguous(x), x.shape[-1]
         rows = math.prod(x.shape[:-1])
-        y, xhat, rstd = cp.empty(x.shape, x.dtype), cp.empty(x.shape, x.dtype), cp.empty((rows,), x.dtype)
+        y, xhat, rstd = (cp.empty(shape, x.dtype) for shape in (x.shape, x.shape, (*x.shape[:-1], 1)))
         device.launch("layer_norm_forward", x.dtype, (rows,), x, weight, bias, float(eps), d, y, xhat, rstd)
         return y, LayerNormCache(xhat, rstd, weight)
 
@@ -95,17 +88,6 @@ def layer_kernels(device: Device, matmul: Matmul) -> dict[str, Callable[..., Any
         "attention_forward": attention_forward,
         "attention_backward": attention_backward,
     }
-
-
-def scatter_add(device: Device, rows: int, ids: Array, updates: Array) -> Array:
-    """out[ids[j]] += updates[j] over zeros (rows, d), duplicates summed in their order; no atomics, so it repeats."""
-    cp = device.cp
-    updates, d = device.contiguous(updates), updates.shape[1]
-    order = cp.argsort(ids, kind="stable").astype(cp.int64)
-    starts = cp.searchsorted(ids[order], cp.arange(rows + 1)).astype(cp.int64)
-    out = cp.empty((rows, d), updates.dtype)
-    device.launch("scatter_add", updates.dtype, (rows, device.blocks(d)), updates, order, starts, d, out)
-    return out
 
 
 def _dropout(cp: Any, x: Array, keep: Array | None, p: float) -> Array:

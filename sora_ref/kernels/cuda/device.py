@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sora_ref.backends import Array
-from sora_ref.backends.cupy_kernels import BLOCK, CHUNK, options, signatures, source
+from sora_ref.kernels.cuda import BLOCK, CHUNK, options, signatures, source
 
 REALS: dict[np.dtype[Any], str] = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 
@@ -23,7 +23,7 @@ class Device:
     compile: (CUDA C++, options) -> a module whose `get_function(name)` is called with grid, block and arguments.
     pointer: the address of an array's first element.
     cublas:  the module with gemmEx and gemmStridedBatchedEx;  handle: returns its handle.
-    block, chunk: see `cupy_kernels`.
+    block, chunk: see `sora_ref.kernels.cuda`.
     """
 
     cp: Any

@@ -16,35 +16,26 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sora_ref.backends import Array
+from sora_ref.linear import LinearGrads, SoRA
+from sora_ref.ops import Cache, LinearBackward, LinearForward, Operations
 
 
-class Cache(NamedTuple):
-    """What the backward needs: x (n, in), the folded W, the adapter, x's leading shape."""
+class FoldedCache(NamedTuple):
+    """What the backward needs: x (n, in), the folded W (out, in), the adapter, x's leading shape."""
 
     x: Array
     W: Array
-    adapter: Any
+    adapter: SoRA
     leading: tuple[int, ...]
 
 
-class Grads(NamedTuple):
-    """The gradients of `sora_linear_backward`."""
-
-    dx: Array | None
-    dA: Array
-    dg: Array
-    dB: Array
-    dW0: Array | None
-    db: Array | None
-
-
 def fold(
-    modules: Mapping[str, tuple[Array, Any]],
-    forward: Callable[..., Any],
-    backward: Callable[..., Any],
+    modules: Mapping[str, tuple[Array, SoRA]],
+    forward: LinearForward,
+    backward: LinearBackward,
     each: Callable[..., Iterable[Any]] = map,
-) -> dict[str, Callable[..., Any]]:
-    """Kernels for these modules, (W0, adapter) each, as long as their arrays keep these values.
+) -> Operations:
+    """The linear maps of these modules, (W0, adapter) by name, valid while their arrays keep these values.
 
     forward, backward: what is called for any other weights or adapter, and under dropout.
     each:    the `map` that shares out the folding.
@@ -58,9 +49,9 @@ class _Folded:
 
     def __init__(
         self,
-        modules: Iterable[tuple[Array, Any]],
-        forward: Callable[..., Any],
-        backward: Callable[..., Any],
+        modules: Iterable[tuple[Array, SoRA]],
+        forward: LinearForward,
+        backward: LinearBackward,
         each: Callable[..., Iterable[Any]],
     ) -> None:
         modules = list(modules)
@@ -69,28 +60,28 @@ class _Folded:
         self.other_forward, self.other_backward = forward, backward
 
     def forward(
-        self, x: Array, W0: Array, b: Array | None, adapter: Any, *, keep: Array | None = None, p: Any = 0.0
-    ) -> tuple[Array, Any]:
+        self, x: Array, W0: Array, b: Array | None, adapter: SoRA | None, *, keep: Array | None = None, p: Any = 0.0
+    ) -> tuple[Array, Cache]:
         """y = x Wᵀ + b; see `sora_linear_forward`."""
-        _, known, W = self.known.get(id(W0), (None, None, None))
-        if W is None or keep is not None or adapter is None or not _same(adapter, known):
-            y, cache = self.other_forward(x, W0, b, adapter, keep=keep, p=p)
-            return y, cache
+        found = self.known.get(id(W0))
+        if found is None or keep is not None or adapter is None or not _same(adapter, found[1]):
+            return self.other_forward(x, W0, b, adapter, keep=keep, p=p)
+        W = found[2]
         leading = x.shape[:-1]
         x = x.reshape(math.prod(leading), W.shape[1])
         y = x @ W.T
         if b is not None:
             y += b
-        return y.reshape(*leading, W.shape[0]), Cache(x, W, adapter, leading)
+        return y.reshape(*leading, W.shape[0]), FoldedCache(x, W, adapter, leading)
 
-    def backward(self, dy: Array, cache: Any, *, dx: bool = True, dW0: bool = False, db: bool = False) -> Any:
+    def backward(self, dy: Array, cache: Cache, *, dx: bool = True, dW0: bool = False, db: bool = False) -> LinearGrads:
         """Gradients of ⟨dy, y⟩; see `sora_linear_backward`."""
-        if not isinstance(cache, Cache):
+        if not isinstance(cache, FoldedCache):
             return self.other_backward(dy, cache, dx=dx, dW0=dW0, db=db)
         x, W, (A, g, B, s), leading = cache
         dy = dy.reshape(len(x), W.shape[0])
         z, v = x @ A.T, s * (dy @ B)
-        return Grads(
+        return LinearGrads(
             dx=(dy @ W).reshape(*leading, W.shape[1]) if dx else None,
             dA=(v * g).T @ x,
             dg=(v * z).sum(axis=0),
@@ -100,13 +91,13 @@ class _Folded:
         )
 
 
-def _folded_weight(module: tuple[Array, Any]) -> Array:
+def _folded_weight(module: tuple[Array, SoRA]) -> Array:
     W0, (A, g, B, s) = module
     W = np.matmul(s * (B * g), A)
     W += W0
     return W
 
 
-def _same(adapter: Any, known: Any) -> bool:
+def _same(adapter: SoRA, known: SoRA) -> bool:
     """Whether these are the very arrays that were folded."""
     return adapter.s == known.s and all(part is other for part, other in zip(adapter[:3], known[:3], strict=True))

@@ -6,17 +6,21 @@ A launch gets a table with one line for each parameter: pointers, sizes and the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from sora_ref.backends import Array
-from sora_ref.backends.cupy_kernels.device import REALS, Device
+from sora_ref.gradients import Params
+from sora_ref.kernels.cuda.device import REALS, Device
+from sora_ref.kernels.cuda.step_numbers import StepNumbers, step_numbers
+from sora_ref.ops import Operations, Update
+from sora_ref.optim import Moments
 
 # The structs of kernels.cu, field by field.
 _POINTERS = ("theta", "grad", "m", "v", "new_theta", "new_m", "new_v")
-_NUMBERS = ("beta1", "rest1", "beta2", "rest2", "rate", "correction", "eps", "shrink", "amount")
+_NUMBERS = ("beta1", "one_minus_beta1", "beta2", "one_minus_beta2", "rate", "correction", "eps", "shrink", "amount")
 _CHOICES = ("adam", "raw", "after", "threshold", "metric")
 UPDATE = np.dtype(
     [(name, "<i8") for name in ("first", "size", *_POINTERS)]
@@ -28,24 +32,24 @@ COMBINED = np.dtype([(name, "<i8") for name in ("first", "size", "mean")])
 GRADIENT = np.dtype([(name, "<i8") for name in ("first", "size", "grad", "clipped")])
 
 
-def update_kernels(device: Device) -> dict[str, Callable[..., Any]]:
+def update_operations(device: Device) -> Operations:
     """The functions by the field of `Ops` they replace."""
     cp, pointer = device.cp, device.pointer
 
-    def update_parameters(updates: Mapping[str, Any], t: int) -> dict[str, Any]:
-        """Every parameter and its moments after step t.
-
-        Of an update it wants what `sora_ref.ops.Update` has: theta, grad, moments, `numbers(t)` and `step(t)`.  One
-        whose rule is made of other parts than the kernel knows steps by itself.
-        """
-        numbers = {name: update.numbers(t) for name, update in updates.items()}
-        found = {name: update.step(t) for name, update in updates.items() if numbers[name] is None}
+    def update_parameters(updates: Mapping[str, Update], t: int) -> dict[str, tuple[Array, Moments]]:
+        """Every parameter and its moments after step t; the specification makes the step that is not in numbers."""
+        given = {name: step_numbers(update, t) for name, update in updates.items()}
+        found = {name: update.step(t) for name, update in updates.items() if given[name] is None}
+        numbers = {name: own for name, own in given.items() if own is not None}
         for dtype in REALS:
-            names = [name for name in updates if name not in found and updates[name].theta.dtype == dtype]
-            found |= together({name: updates[name] for name in names}, numbers, dtype)
+            of_dtype = {name: updates[name] for name in numbers if updates[name].theta.dtype == dtype}
+            found |= together(of_dtype, numbers, dtype)
         return {name: found[name] for name in updates}
 
-    def together(updates: Mapping[str, Any], numbers: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
+    def together(
+        updates: Mapping[str, Update], numbers: Mapping[str, StepNumbers], dtype: np.dtype[Any]
+    ) -> dict[str, tuple[Array, Moments]]:
+        """The same for parameters of one dtype, in one launch."""
         table, blocks = _table(UPDATE, [update.theta.size for update in updates.values()], device.chunk)
         old = [[device.contiguous(x) for x in (u.theta, u.grad, *u.moments)] for u in updates.values()]
         new = list(zip(*(_like(device, [u.theta for u in updates.values()], dtype) for _ in range(3)), strict=True))
@@ -56,11 +60,11 @@ def update_kernels(device: Device) -> dict[str, Callable[..., Any]]:
             table[field] = [getattr(numbers[name], field) for name in updates]
         device.launch("update_parameters", dtype, (blocks,), _sent(device, table), len(table))
         return {
-            name: (theta, type(update.moments)(m, v) if numbers[name].adam else update.moments)
+            name: (theta, Moments(m, v) if numbers[name].adam else update.moments)
             for (name, update), (theta, m, v) in zip(updates.items(), new, strict=True)
         }
 
-    def combine_microbatches(summed: Sequence[Mapping[str, Array]], examples: int) -> dict[str, Array]:
+    def combine_microbatches(summed: Sequence[Params], examples: int) -> dict[str, Array]:
         """(Σ over microbatches, in the order given)/examples; one dtype for all.
 
         Raises ValueError where names or shapes differ, or there is nothing to divide.
@@ -81,9 +85,7 @@ def update_kernels(device: Device) -> dict[str, Callable[..., Any]]:
         device.launch("combine", dtype, (blocks,), lines, len(table), addresses, len(summed), float(examples))
         return dict(zip(summed[0], means, strict=True))
 
-    def clip_by_global_norm(
-        grads: Mapping[str, Array], limit: float, eps: float = 0.0
-    ) -> tuple[dict[str, Array], Array]:
+    def clip_by_global_norm(grads: Params, limit: float, eps: float = 0.0) -> tuple[dict[str, Array], Array]:
         """Gradients times min(1, limit/(norm + eps)), and the norm, 0-d float64 on the device; one dtype for all."""
         if not 0 < limit < math.inf:
             raise ValueError(f"clip is {limit}: expected a finite number above 0")

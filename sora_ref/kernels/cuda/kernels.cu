@@ -1,4 +1,4 @@
-// The kernels of the CuPy backend.  REAL is float or double; BLOCK, the threads of a block, a power of two.
+// The CUDA kernels.  REAL is float or double; BLOCK, the threads of a block, a power of two.
 //
 // Every sum has one fixed order: a thread adds what is BLOCK places apart, then the block adds up in a tree.  There are
 // no atomics and no warp operations, so results repeat bit for bit, and the same text runs on a CPU with one fiber for
@@ -152,23 +152,13 @@ extern "C" __global__ void sum_rows(const REAL* x, Size rows, Size columns, REAL
     y[column] = sum;
 }
 
-// out[k] = Σ over the places with id k of their updates, in the order of the places: order lists the places sorted by
-// id, and those of id k stand from starts[k] to starts[k + 1].  blockIdx.x is the row k, blockIdx.y a piece of it.
-extern "C" __global__ void scatter_add(const REAL* updates, const Size* order, const Size* starts, Size d, REAL* out) {
-    Size column = (Size)blockIdx.y * BLOCK + threadIdx.x;
-    if (column >= d) return;
-    REAL sum = 0;
-    for (Size k = starts[blockIdx.x]; k < starts[blockIdx.x + 1]; ++k) sum += updates[order[k] * d + column];
-    out[(Size)blockIdx.x * d + column] = sum;
-}
-
 // One parameter of an optimiser step; every field has 8 bytes.  Its elements belong to the blocks from `first` on,
 // CHUNK of them to each.
 struct Update {
     Size first, size;
     const REAL *theta, *grad, *m, *v;
     REAL *new_theta, *new_m, *new_v;
-    double beta1, rest1, beta2, rest2, rate, correction, eps, shrink, amount;
+    double beta1, one_minus_beta1, beta2, one_minus_beta2, rate, correction, eps, shrink, amount;
     Size adam, raw, after, threshold, metric;
 };
 
@@ -204,8 +194,8 @@ extern "C" __global__ void update_parameters(const Update* updates, Size count) 
     for (Size i = begin + threadIdx.x; i < end; i += BLOCK) {
         REAL theta = p.theta[i], grad = p.grad[i], amount = (REAL)p.amount;
         if (p.adam) {
-            REAL m = (REAL)p.beta1 * p.m[i] + (REAL)p.rest1 * grad;
-            REAL v = (REAL)p.beta2 * p.v[i] + (REAL)p.rest2 * (grad * grad);
+            REAL m = (REAL)p.beta1 * p.m[i] + (REAL)p.one_minus_beta1 * grad;
+            REAL v = (REAL)p.beta2 * p.v[i] + (REAL)p.one_minus_beta2 * (grad * grad);
             REAL metric = p.raw ? (sqrt(v) + (REAL)p.eps) / (REAL)p.correction
                                 : sqrt(v / (REAL)p.correction) + (REAL)p.eps;
             REAL step = (REAL)p.rate * m / metric;

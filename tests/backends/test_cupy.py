@@ -13,10 +13,13 @@ import array_api_compat.numpy
 import numpy as np
 import pytest
 from emulated import HANDLE, MISSING, Cublas, Emulated
+from hypothesis import given
+from hypothesis import strategies as st
 
-from sora_ref import SoRAError, backends
+from sora_ref import SoRAError, backends, kernels
 from sora_ref.backends import Backend, DeviceError
-from sora_ref.backends.cupy_kernels.probe import require_device
+from sora_ref.backends.cupy_probe import require_device
+from sora_ref.backends.cupy_scatter import make_scatter_add
 from sora_ref.cli import main as console
 from sora_ref.run.setup import get_backend
 
@@ -91,6 +94,9 @@ def test_a_working_device_passes_and_memory_that_is_short_is_another_matter() ->
         require_device(fake_cupy(ones=fails(OutOfMemoryError("Out of memory allocating 512 bytes"))))
 
 
+MADE_OF_CUPY = ("sora_ref.backends.cupy_backend", "sora_ref.kernels.cuda.table")
+
+
 class Loaded:
     """CuPy's module: what was compiled is loaded into it."""
 
@@ -130,12 +136,14 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Emulate
         for name, module in fakes.items():
             monkeypatch.setitem(sys.modules, name, module)
         monkeypatch.setattr(array_api_compat, "cupy", array_api_compat.numpy, raising=False)
-        monkeypatch.delitem(sys.modules, "sora_ref.backends.cupy_backend", raising=False)
+        for name in MADE_OF_CUPY:
+            monkeypatch.delitem(sys.modules, name, raising=False)
         backends.get.cache_clear()
         return cp
 
     yield install
-    sys.modules.pop("sora_ref.backends.cupy_backend", None)
+    for name in MADE_OF_CUPY:
+        sys.modules.pop(name, None)
     backends.get.cache_clear()
     importlib.invalidate_caches()
 
@@ -148,18 +156,45 @@ def test_the_backend_is_made_of_cupys_parts(installed: Callable[..., Emulated]) 
     assert (backend.name, backend.synchronous) == ("cupy", False)
     assert backend.memory is not None
     assert backend.memory() == 4096
-    assert set(backend.precisions) == {"tf32", "bf16", "fp16"}
     found = backend.scatter_add(3, np.array([2, 0, 2]), np.array([[1.0], [2.0], [4.0]]))
     assert found.tolist() == [[2.0], [0.0], [5.0]]
-    assert [name for name, _ in cp.launches] == ["scatter_add"]
-    module: Any = sys.modules["sora_ref.backends.cupy_backend"]
-    module.DEVICE = dataclasses.replace(module.DEVICE, pointer=lambda x: int(x.ctypes.data))
+    assert [name for name, _ in cp.launches] == ["sum_of_places"]
+
+
+@pytest.mark.exact
+@pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+def test_its_kernels_are_made_of_cupys_parts(
+    installed: Callable[..., Emulated], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cp = installed()
+    found = kernels.get("cupy")
+    assert set(found.precisions) == {"tf32", "bf16", "fp16"}
+    module: Any = sys.modules["sora_ref.kernels.cuda.table"]
+    monkeypatch.setattr(module, "DEVICE", dataclasses.replace(module.DEVICE, pointer=lambda x: int(x.ctypes.data)))
     ones, frozen = np.ones((2, 2), np.float32), np.ones((2, 2), np.float32)
     for precision in ("bf16", "fp16", "tf32"):
-        y, _ = backend.precisions[precision]([frozen])["sora_linear_forward"](ones, frozen, None, None)
+        y, _ = found.precisions[precision]([frozen])["sora_linear_forward"](ones, frozen, None, None)
         assert y.tolist() == [[2.0, 2.0], [2.0, 2.0]]
     casts = [name for name, _ in cp.launches if name == "cast_bf16"]
     assert len(casts) == 2  # the frozen one, once; the input
+
+
+@pytest.mark.exact
+@pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(["float32", "float64"]),
+    st.integers(1, 9),
+    st.integers(0, 12),
+    st.sampled_from([1, 7, 8, 17]),
+)
+def test_rows_are_added_up_in_the_order_of_their_places(seed: int, dtype: str, rows: int, places: int, d: int) -> None:
+    rng = np.random.default_rng(seed)
+    ids, updates = rng.integers(0, rows, places), rng.standard_normal((places, 2 * d)).astype(dtype)[:, ::2]
+    expected = backends.get("numpy").scatter_add(rows, ids, updates)
+    for backwards in (False, True):
+        found = make_scatter_add(Emulated(backwards))(rows, ids, updates)
+        assert (found.dtype, found.tobytes()) == (expected.dtype, expected.tobytes())
 
 
 @pytest.mark.exact

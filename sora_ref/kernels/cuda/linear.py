@@ -3,39 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from sora_ref.backends import Array
-from sora_ref.backends.cupy_kernels.device import Device
-from sora_ref.backends.cupy_kernels.matmul import Matmul
+from sora_ref.kernels.cuda.device import Device
+from sora_ref.kernels.cuda.matmul import Matmul
+from sora_ref.linear import LinearCache, LinearGrads, SoRA
+from sora_ref.ops import Operations
 
 
-class LinearCache(NamedTuple):
-    """What the backward keeps of the forward, as `sora_ref.linear.LinearCache` has it."""
-
-    x: Array  # (n, in)
-    h: Array  # (n, in)
-    z: Array | None  # (n, r)
-    W0: Array
-    adapter: Any
-    keep: Array | None
-    p: Any
-    leading: tuple[int, ...]
-
-
-class LinearGrads(NamedTuple):
-    """Gradients, as `sora_ref.linear.LinearGrads` has them."""
-
-    dx: Array | None
-    dA: Array | None
-    dg: Array | None
-    dB: Array | None
-    dW0: Array | None
-    db: Array | None
-
-
-def linear_kernels(device: Device, matmul: Matmul) -> dict[str, Callable[..., Any]]:
+def linear_operations(device: Device, matmul: Matmul) -> Operations:
     """The two functions by the field of `Ops` they replace.
 
     Under bf16 and fp16 the branch's products are in TF32: they are small, and casting their operands would take longer.
@@ -44,7 +21,7 @@ def linear_kernels(device: Device, matmul: Matmul) -> dict[str, Callable[..., An
     branch = Matmul(device, "tf32") if matmul.precision in ("bf16", "fp16") else matmul
 
     def forward(
-        x: Array, W0: Array, b: Array | None, adapter: Any, *, keep: Array | None = None, p: Any = 0.0
+        x: Array, W0: Array, b: Array | None, adapter: SoRA | None, *, keep: Array | None = None, p: Any = 0.0
     ) -> tuple[Array, LinearCache]:
         """y = x W0ᵀ + b + (z ⊙ (s·g)) Bᵀ with z = drop(x) Aᵀ: the bias first, then products that add themselves to it.
 
@@ -70,8 +47,15 @@ def linear_kernels(device: Device, matmul: Matmul) -> dict[str, Callable[..., An
             branch(u, B.T, out=y)  # (n, r) -> (n, out)
         return y.reshape(*leading, out), LinearCache(x, h, z, W0, adapter, keep, p, leading)
 
-    def backward(dy: Array, cache: LinearCache, *, dx: bool = True, dW0: bool = False, db: bool = False) -> LinearGrads:
-        """The gradients of ⟨dy, y⟩."""
+    def backward(
+        dy: Array,
+        cache: LinearCache,
+        *,
+        dx: bool = True,
+        dW0: bool = False,
+        db: bool = False,
+    ) -> LinearGrads:
+        """The gradients of ⟨dy, y⟩, numbered as in the specification."""
         x, h, z, W0, adapter, keep, p, leading = cache
         n, (out, in_) = x.shape[0], W0.shape
         dy = device.contiguous(dy.reshape(n, out))

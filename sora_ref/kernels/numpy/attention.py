@@ -21,7 +21,7 @@ from sora_ref.backends import Array
 BLOCK = 262_144  # scores
 
 
-class Cache(NamedTuple):
+class AttentionCache(NamedTuple):
     """What the backward needs: q times the scale, k, v, context (b, h, t, d/h); e (b, h, t, t); total (b, h, t, 1)."""
 
     q: Array
@@ -37,7 +37,7 @@ class Cache(NamedTuple):
 
 def attention_forward(
     q: Array, k: Array, v: Array, heads: int, bias: Array, keep: Array | None = None, p: float = 0.0
-) -> tuple[Array, Cache]:
+) -> tuple[Array, AttentionCache]:
     """softmax(q kᵀ/√(d/h) + bias) v, head by head; q, k, v (b, t, d) -> (b, t, d), and what the backward needs.
 
     bias: (b, 1, 1, t), 0 for a key that may be seen and −∞ for one that may not; a query that sees no key gets zeros.
@@ -56,7 +56,7 @@ def attention_value(
 
 def _attention(
     q: Array, k: Array, v: Array, heads: int, bias: Array, keep: Array | None, p: float, e: Array | None
-) -> tuple[Array, Cache]:
+) -> tuple[Array, AttentionCache]:
     b, t, d = q.shape
     scale = 1 / math.sqrt(d // heads)
     y = np.empty(q.shape, q.dtype)
@@ -78,10 +78,10 @@ def _attention(
             total[part] += total[part] == 0  # a row of zeros over 1, not over 0
         dropped = scores if keep is None else _dropped(scores, keep[part], p)
         np.divide(dropped @ v[part], total[part], out=context[part])
-    return y, Cache(q, k, v, context, e, total, scale, keep, p)
+    return y, AttentionCache(q, k, v, context, e, total, scale, keep, p)
 
 
-def attention_backward(dy: Array, cache: Cache) -> tuple[Array, Array, Array]:
+def attention_backward(dy: Array, cache: AttentionCache) -> tuple[Array, Array, Array]:
     """(dq, dk, dv), each (b, t, d), for dy (b, t, d)."""
     q, k, v, context, e, total, scale, keep, p = cache
     b, heads, t, _ = q.shape

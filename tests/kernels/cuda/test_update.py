@@ -26,15 +26,16 @@ from sora_ref import (
     SoRAError,
     Update,
 )
-from sora_ref.backends.cupy_kernels.update import GRADIENT, UPDATE, update_kernels
 from sora_ref.bounds import gamma
+from sora_ref.kernels.cuda.step_numbers import step_numbers
+from sora_ref.kernels.cuda.update import GRADIENT, UPDATE, update_operations
 from sora_ref.optim import Moments
 
 Floats = npt.NDArray[Any]
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 DEVICE = make_device()
-UPDATES = update_kernels(DEVICE)
+UPDATES = update_operations(DEVICE)
 RULES = [
     *GATE_RULES.values(),
     RELEASED.replace(descend=AdamW(eps_on="raw", decays="after", weight_decay=0.3)),
@@ -145,7 +146,7 @@ def test_a_rule_of_other_parts_steps_by_itself_beside_the_others() -> None:
     own = ADAMW_XI.replace(threshold=lambda x, amount: x * 0 + amount)
     rng = np.random.default_rng(0)
     updates = {"a": make_update(rng, AdamW(), (3,), "float64"), "g": make_update(rng, own, (4,), "float64")}
-    assert updates["g"].numbers(1) is None
+    assert step_numbers(updates["g"], 1) is None
     check(updates, 1)
     check({"g": updates["g"], "wide": updates["a"], "narrow": make_update(rng, SGD(), (9,), "float32")}, 2)
 
@@ -167,7 +168,7 @@ def test_what_the_specification_refuses_is_refused(change: dict[str, Any], sente
     with pytest.raises(SoRAError, match=sentence):
         UPDATES["update_parameters"]({"g": update}, 1)
     sgd_in_metric = ADAMW_METRIC.replace(descend=SGD())
-    assert make_update(np.random.default_rng(0), sgd_in_metric, (3,), "float64").numbers(1) is None
+    assert step_numbers(make_update(np.random.default_rng(0), sgd_in_metric, (3,), "float64"), 1) is None
     with pytest.raises(SoRAError, match="step t is 0"):
         UPDATES["update_parameters"]({"g": make_update(np.random.default_rng(0), SGD(), (3,), "float64")}, 0)
 
@@ -241,7 +242,7 @@ def test_nothing_depends_on_the_order_in_which_threads_run() -> None:
     rng = np.random.default_rng(0)
     updates = {f"p{k}": make_update(rng, rule, (37,), "float32") for k, rule in enumerate(RULES)}
     grads = {name: update.grad for name, update in updates.items()}
-    there, back = UPDATES, update_kernels(make_device(backwards=True))
+    there, back = UPDATES, update_operations(make_device(backwards=True))
     for one, other in zip(*(k["clip_by_global_norm"](grads, 0.1)[0].values() for k in (there, back)), strict=True):
         assert same_bits(one, other)
     for one, other in zip(*(k["update_parameters"](updates, 5).values() for k in (there, back)), strict=True):

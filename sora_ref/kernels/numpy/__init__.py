@@ -1,0 +1,1 @@
+"""Faster forms on NumPy arrays; `table` names them."""
