@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sora_ref.errors import SoRAError, brief, printable
 from sora_ref.preconditions import require
-from sora_ref.run.tokenizer_files import NAMES
+from sora_ref.run.tokens import NAMES
 
 FILES = ("config.json", "model.safetensors", *NAMES)
 

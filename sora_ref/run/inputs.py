@@ -7,7 +7,7 @@ from pathlib import Path
 from sora_ref.run.config import Config
 from sora_ref.run.data import task_files
 from sora_ref.run.setup import Say, model_folder
-from sora_ref.run.tokenizer_files import tokenizer_files
+from sora_ref.run.tokens import tokenizer_files
 
 WEIGHTS = "model/model.safetensors"
 

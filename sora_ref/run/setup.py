@@ -23,7 +23,7 @@ from sora_ref.run.config import Config, TaskSection
 from sora_ref.run.data import TASK_NAMES, Columns, Task, load_task
 from sora_ref.run.data import Labels as Labels
 from sora_ref.run.hub import hub_folder, pinned, repository
-from sora_ref.run.tokenizer import load_tokenizer
+from sora_ref.run.tokens import load_tokenizer
 from sora_ref.storage.files import file_digest
 from sora_ref.storage.regular import absolute
 

@@ -24,7 +24,7 @@ from sora_ref.run.config import Config, dump_config
 from sora_ref.run.hub import repository, revision
 from sora_ref.run.merged import hub_commit, hub_name, labels_of_setup, merged_config, merged_extras
 from sora_ref.run.setup import Params, Setup, to_host
-from sora_ref.run.tokenizer_files import read_tokenizer_files
+from sora_ref.run.tokens import read_tokenizer_files
 from sora_ref.run.trained import ADAPTER, Loaded
 from sora_ref.storage.folder import write_folder
 from sora_ref.storage.tensors import PYTORCH, tensor_bytes

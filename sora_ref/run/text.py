@@ -13,7 +13,7 @@ from sora_ref.init import generator
 from sora_ref.models.bert import Batch, BertConfig
 from sora_ref.preconditions import require
 from sora_ref.run.data import Example
-from sora_ref.run.tokenizer import encode_texts
+from sora_ref.run.tokens import encode_texts
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -14,7 +14,7 @@ from sora_ref.models import BertConfig, linear_modules, load_bert
 from sora_ref.run.config import Config, load_config
 from sora_ref.run.setup import model_folder, read_task
 from sora_ref.run.text import Encoded, encode, epoch_batches
-from sora_ref.run.tokenizer import load_tokenizer
+from sora_ref.run.tokens import load_tokenizer
 
 Arrays = dict[str, npt.NDArray[Any]]
 SCALE = 2.0  # α/r_max of every adapter

@@ -19,7 +19,7 @@ import pytest
 from tiny_run import BERT, write_model
 
 from sora_ref.errors import SoRAError
-from sora_ref.run.tokenizer import load_tokenizer
+from sora_ref.run.tokens import load_tokenizer
 from sora_ref.storage.cache import cache_dir
 
 transformers = pytest.importorskip("transformers")

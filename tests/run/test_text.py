@@ -18,7 +18,7 @@ from sora_ref.backends import get
 from sora_ref.errors import SoRAError
 from sora_ref.run.data import Example
 from sora_ref.run.text import Encoded, encode, epoch_batches, microbatches, pad
-from sora_ref.run.tokenizer import load_tokenizer
+from sora_ref.run.tokens import load_tokenizer
 
 LENGTHS = st.lists(st.integers(0, 20), min_size=1, max_size=60).map(np.array)
 SEEDS = st.integers(0, 99)

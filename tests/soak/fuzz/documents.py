@@ -21,7 +21,7 @@ from sora_ref.run.evaluate import predict_logits
 from sora_ref.run.keys import parse_override
 from sora_ref.run.setup import Labels, initial_params, make_setup
 from sora_ref.run.text import encode
-from sora_ref.run.tokenizer_files import tokenizer_files
+from sora_ref.run.tokens import tokenizer_files
 from tests.soak.fuzz import octets, trees
 from tests.soak.fuzz.format import Files, Format, some
 from tests.soak.ground import Ground

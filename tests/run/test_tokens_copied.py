@@ -11,7 +11,7 @@ from tiny_run import VOCABULARY, write_tokenizer
 
 from sora_ref.errors import SoRAError
 from sora_ref.run.artefacts import ARTEFACTS, download
-from sora_ref.run.tokenizer_files import read_tokenizer_files
+from sora_ref.run.tokens import read_tokenizer_files
 
 NAMES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 

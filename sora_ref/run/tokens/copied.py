@@ -3,46 +3,57 @@
 A model folder may come from anybody, and a link in it may lead anywhere.  So a file is taken only if it lies in the
 folder itself, or, where that is a snapshot of Hugging Face's cache, among the blobs of the same model (the cache's
 snapshots are links into those); and only if its contents are what its name says: a tokenizer that loads, a JSON
-object, a vocabulary each line of which the tokenizer knows.
+object, a vocabulary each entry of which the tokenizer knows.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sora_ref.errors import SoRAError, brief, printable, shown
 from sora_ref.preconditions import require
-from sora_ref.run.token_settings import BESIDE, FILE
+from sora_ref.run.tokens.documents import BESIDE, FILE
+from sora_ref.run.tokens.families import chosen
 from sora_ref.storage.regular import read_regular
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_VOCABULARY = "vocab.txt"
-NAMES = (FILE, *BESIDE, _VOCABULARY)
-
 
 def tokenizer_files(folder: Path) -> list[Path]:
-    """The tokenizer's files that are there, links that lead nowhere included."""
-    paths = [folder / name for name in NAMES]
-    return [path for path in paths if path.exists() or path.is_symlink()]
+    """The files of the folder's tokenizer, by its family, that are there; links that lead nowhere included."""
+    return _there(folder, (FILE, *BESIDE, *chosen(folder).family.vocabulary))
 
 
 def read_tokenizer_files(folder: Path) -> dict[str, bytes]:
     """The tokenizer's files by name; SoRAError, naming the file, where one lies elsewhere or is something else."""
-    found = {}
-    for path in tokenizer_files(folder):
-        _require_own(path, folder)
-        found[path.name] = read_regular(path, "a file of the model's tokenizer")
+    found = _read(folder, (FILE, *BESIDE))
     require(FILE in found, f"{printable(str(folder / FILE))}: no such file: expected the model's tokenizer")
     tokenizer = _tokenizer(folder / FILE, found[FILE])
     for name in BESIDE:
         if name in found:
             _require_object(folder / name, found[name])
-    if _VOCABULARY in found:
-        _require_vocabulary(folder / _VOCABULARY, found[_VOCABULARY], tokenizer)
+    family = chosen(folder).family
+    vocabulary = _read(folder, family.vocabulary)
+    for name, data in vocabulary.items():
+        family.require_vocabulary(folder / name, _text(folder / name, data), tokenizer)
+    return found | vocabulary
+
+
+def _there(folder: Path, names: Iterable[str]) -> list[Path]:
+    paths = [folder / name for name in names]
+    return [path for path in paths if path.exists() or path.is_symlink()]
+
+
+def _read(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
+    """The contents of those that are there, once they are seen to be the folder's own."""
+    found = {}
+    for path in _there(folder, names):
+        _require_own(path, folder)
+        found[path.name] = read_regular(path, "a file of the model's tokenizer")
     return found
 
 
@@ -81,12 +92,8 @@ def _require_object(path: Path, data: bytes) -> None:
     require(isinstance(value, dict), f"{printable(str(path))}: no JSON object: expected the tokenizer's configuration")
 
 
-def _require_vocabulary(path: Path, data: bytes, tokenizer: Tokenizer) -> None:
+def _text(path: Path, data: bytes) -> str:
     try:
-        lines = data.decode().split("\n")
+        return data.decode()
     except UnicodeDecodeError as error:
         raise SoRAError(f"{printable(str(path))}: not UTF-8: expected the tokenizer's vocabulary") from error
-    for number, line in enumerate(lines, start=1):
-        token = line.removesuffix("\r")
-        known = tokenizer.token_to_id(token) is not None or (number == len(lines) and not token)
-        require(known, f"{printable(str(path))}, line {number}: no token of {FILE} beside it: expected one a line")

@@ -13,7 +13,7 @@ import pytest
 from tiny_run import VOCABULARY, write_tokenizer
 
 from sora_ref.errors import SoRAError
-from sora_ref.run.tokenizer import encode_texts, load_tokenizer
+from sora_ref.run.tokens import encode_texts, load_tokenizer
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 466247\n"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,10 +24,8 @@ MOST = 2**27  # bytes of a tokenizer.json: four times those of the largest in us
 REWRITE = "python -c \"from transformers import AutoTokenizer as A; A.from_pretrained('.').save_pretrained('.')\""
 
 _EXPECTED = "a Hugging Face tokeniser"
-_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+PARTS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _EXTRA = ("additional_special_tokens", "extra_special_tokens")
-_CLASS = "BertTokenizer"
-_TYPES = "token_type_ids"
 
 Side = Literal["left", "right"]
 
@@ -97,13 +95,13 @@ class Settings(Struct):
 class TokenizerFiles(Struct):
     """Everything that makes a folder's tokeniser.
 
-    tokenizer_class: transformers' name without "Fast".  text, written: tokenizer.json.  tokens: the added ones by id.
-    named: those with a part to play, by cls_token and the like, None for one that is switched off.  extra: others that
-    are special.
+    text, written: tokenizer.json.
+    tokens: the added ones by id.
+    named:  those with a part to play, by cls_token and the like; None for one that is switched off.
+    extra:  others that are special.
     """
 
     path: Path
-    tokenizer_class: str
     text: str
     written: Written
     settings: Settings
@@ -126,13 +124,26 @@ def _side(stored: _Stored | None) -> Side:
     return "left" if stored is not None and stored.direction == "Left" else "right"
 
 
-def read_files(folder: Path) -> TokenizerFiles:
-    """The documents of a folder's tokeniser; SoRAError, naming file and key, where one is missing or damaged."""
+def named_class(folder: Path) -> tuple[str | None, str]:
+    """The class of the tokeniser without "Fast", None where no file names one, and the model's type, "" likewise."""
+    place, model = folder / BESIDE[0], _optional(folder / "config.json")
+    kind = _optional(place).get("tokenizer_class") or model.get("tokenizer_class") or None
+    require(kind is None or isinstance(kind, str), f"{place}: tokenizer_class is {shown(kind)}: expected a name")
+    model_type = model.get("model_type", "")
+    return kind and kind.removesuffix("Fast"), model_type if isinstance(model_type, str) else ""
+
+
+def read_files(folder: Path, vocabulary: Collection[str]) -> TokenizerFiles:
+    """The documents of a folder's tokeniser.
+
+    vocabulary: names of the files from which transformers could make tokenizer.json.  Raises SoRAError, naming file and
+    key, where a document is missing or damaged.
+    """
     path = folder / FILE
-    if not path.exists() and (folder / "vocab.txt").exists():
+    if not path.exists() and all((folder / name).exists() for name in vocabulary):
         raise SoRAError(
-            f"{path}: no such file, only vocab.txt: expected both; transformers makes one of the other, in that "
-            f"folder: {REWRITE}"
+            f"{path}: no such file, only {' and '.join(vocabulary)}: expected it too; transformers makes it of "
+            f"{'that' if len(vocabulary) == 1 else 'those'}, in that folder: {REWRITE}"
         )
     data = read_regular(path, "the model's tokeniser")
     require_no_pointer(path, data)
@@ -160,9 +171,7 @@ def read_files(folder: Path) -> TokenizerFiles:
         ids = convert(older, dict[str, int], str(folder / BESIDE[2]), "tokens and their ids")
         tokens = {id_: Token(content, special=content in known) for content, id_ in ids.items()}
         tokens |= {token.id: token for token in written.added_tokens if token.id is not None}
-    kind = config.get("tokenizer_class") or _optional(folder / "config.json").get("tokenizer_class") or _CLASS
-    require(isinstance(kind, str), f"{place}: tokenizer_class is {shown(kind)}: expected a name")
-    return TokenizerFiles(path, kind.removesuffix("Fast"), text, written, settings, tokens, named, extra)
+    return TokenizerFiles(path, text, written, settings, tokens, named, extra)
 
 
 def _optional(path: Path) -> dict[str, Any]:
@@ -175,7 +184,7 @@ def _optional(path: Path) -> dict[str, Any]:
 
 def _named(document: Mapping[str, Any], path: Path) -> dict[str, Token | None]:
     found = {}
-    for key in _NAMES:
+    for key in PARTS:
         if key in document:
             value = document[key]
             found[key] = None if value is None else _token(value, f"{path}: {key}")
@@ -189,7 +198,7 @@ def _extra(document: Mapping[str, Any], path: Path) -> Iterator[Token]:
             require(isinstance(value, list | dict), f"{path}: {key} is {shown(value)}: expected a list of tokens")
             for token in value.values() if isinstance(value, dict) else value:
                 yield _token(token, f"{path}: {key}")
-        elif key.endswith("_token") and key not in _NAMES and isinstance(value, str):
+        elif key.endswith("_token") and key not in PARTS and isinstance(value, str):
             yield _token(value, f"{path}: {key}")
 
 
@@ -198,19 +207,3 @@ def _token(value: Any, where: str) -> Token:
     token = Token(value) if isinstance(value, str) else convert(value, Token, where, "a token")
     token.special = True
     return token
-
-
-def require_followed(files: TokenizerFiles) -> None:
-    """SoRAError where a setting asks for what is not done here."""
-    settings, place = files.settings, files.path.parent
-    inputs = settings.model_input_names
-    asked: dict[str, tuple[object, bool, str]] = {
-        "padding_side": (files.padding_side, files.padding_side == "right", "'right', as BERT counts its positions"),
-        "model_input_names": (inputs, inputs is None or _TYPES in inputs, f"{_TYPES} among them, which pairs need"),
-        "split_special_tokens": (settings.split_special_tokens, not settings.split_special_tokens, "false"),
-        "auto_map": (settings.auto_map, not settings.auto_map, "a tokeniser without code of its own"),
-        "init_inputs": (settings.init_inputs, not settings.init_inputs, "none"),
-        "fast_tokenizer_files": (settings.fast_tokenizer_files, not settings.fast_tokenizer_files, "tokenizer.json"),
-    }
-    for key, (value, fine, expected) in asked.items():
-        require(fine, f"{place}: {key} of its tokeniser is {shown(value)}: expected {expected}")
