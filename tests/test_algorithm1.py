@@ -8,7 +8,6 @@ from strategies import Space, all_equal
 from sora_ref import (
     PAPER,
     SGD,
-    Moments,
     Performance,
     Rates,
     Recipe,
@@ -22,6 +21,7 @@ from sora_ref import (
     training_step,
 )
 from sora_ref.algorithm1 import percent
+from sora_ref.optim import Moments
 
 State = tuple[str, ...]
 START: State = ()

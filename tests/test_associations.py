@@ -12,8 +12,8 @@ from hypothesis import given
 from rounding_report import Arguments, Floats, limit, results
 from strategies import exact, keys
 
-from sora_ref import SoRAError, absorb_gate, linear_bound, merge_bound, sora_linear_forward, unmerge_bound
-from sora_ref.bounds import linear_backward_bound, precision_of
+from sora_ref import SoRAError, absorb_gate, sora_linear_forward
+from sora_ref.bounds import linear_backward_bound, linear_bound, merge_bound, precision_of, unmerge_bound
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{what}") for what in ("underflow", "overflow", "invalid value")]
 

@@ -10,17 +10,20 @@ import numpy as np
 import pytest
 from strategies import Space, exact, half_subnormal
 
-from sora_ref import (
-    SoRA,
-    SoRAError,
+from sora_ref import SoRA, SoRAError, sora_linear_backward, sora_linear_forward
+from sora_ref.backends import float_info
+from sora_ref.bounds import (
+    BF16,
+    FP16,
+    TF32,
+    Precision,
+    gamma,
+    linear_backward_bound,
     linear_bound,
     merge_bound,
-    sora_linear_backward,
-    sora_linear_forward,
+    precision_of,
     unmerge_bound,
 )
-from sora_ref.backends import float_info
-from sora_ref.bounds import BF16, FP16, TF32, Precision, gamma, linear_backward_bound, precision_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:underflow")
 DTYPES = [np.float32, np.float64]

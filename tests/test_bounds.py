@@ -40,16 +40,8 @@ from strategies import (
     spread,
 )
 
-from sora_ref import (
-    SoRA,
-    linear_bound,
-    merge,
-    sora_linear_backward,
-    sora_linear_forward,
-    unmerge,
-    unmerge_bound,
-)
-from sora_ref.bounds import FP16, Precision, linear_backward_bound, precision_of
+from sora_ref import SoRA, merge, sora_linear_backward, sora_linear_forward, unmerge
+from sora_ref.bounds import FP16, Precision, linear_backward_bound, linear_bound, precision_of, unmerge_bound
 
 pytestmark = pytest.mark.filterwarnings("ignore:underflow")
 DTYPES = [np.float32, np.float64]

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import Space, exact
 
-from sora_ref import Counts, SoRA, SoRAError, count_parameters, kept_components, module_ranks, prune
+from sora_ref import SoRA, SoRAError, count_parameters, kept_components, module_ranks, prune
+from sora_ref.count import Counts
 
 
 def made(xp: Space, out: int, in_: int, g: list[float]) -> SoRA:

@@ -14,18 +14,13 @@ from hypothesis import strategies as st
 from strategies import Space, all_equal, array_of, dyadics, exact, keys, rationals, thresholds
 
 from sora_ref import (
-    ADAMW_LR_LAMBDA,
-    ADAMW_METRIC,
-    ADAMW_METRIC_LITERAL,
     ADAMW_XI,
     GATE_RULES,
     PAPER,
     RELEASED,
     AdamW,
-    Moments,
     SoRA,
     SoRAError,
-    adam_step_bound,
     gate_update,
     released_threshold,
     soft_threshold,
@@ -33,6 +28,8 @@ from sora_ref import (
     sora_linear_forward,
     zero_moments,
 )
+from sora_ref.gate import ADAMW_LR_LAMBDA, ADAMW_METRIC, ADAMW_METRIC_LITERAL, adam_step_bound
+from sora_ref.optim import Moments
 
 U = 2.0**-53
 

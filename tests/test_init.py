@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sora_ref import SoRAError, generator, initial_adapter, initial_dense, soft_threshold, survival_probability
+from sora_ref import SoRAError, generator, initial_adapter, soft_threshold, survival_probability
+from sora_ref.init import initial_dense
 
 KINDS = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
 MODULES = [f"encoder.layer.{i}.{kind}" for i in range(48) for kind in (*KINDS, "intermediate.dense", "output.dense")]

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import Space, all_equal, array_of, dyadics, keys, unit_roundoff
 
-from sora_ref import SGD, AdamW, Moments, SoRAError, zero_moments
+from sora_ref import SGD, AdamW, SoRAError, zero_moments
+from sora_ref.optim import Moments
 
 U64 = Decimal(2) ** -53
 

@@ -16,7 +16,8 @@ import z3
 from strategies import exact
 from symbolic import Array, Term, array, assume, both, identical, iff, implies, prove, refute, threshold, xp
 
-from sora_ref import kkt_distance, prox_kkt_distance, released_penalty, released_threshold, soft_threshold
+from sora_ref import kkt_distance, released_threshold, soft_threshold
+from sora_ref.prox import prox_kkt_distance, released_penalty
 
 Map = Callable[[Any, Any], Any]
 

@@ -36,9 +36,10 @@ from symbolic import (
     xp,
 )
 
-from sora_ref import kkt_distance, released_penalty, released_threshold, soft_threshold
+from sora_ref import kkt_distance, released_threshold, soft_threshold
 from sora_ref.gate import PAPER, gate_update
 from sora_ref.optim import Moments
+from sora_ref.prox import released_penalty
 
 Map = Callable[[Any, Any], Any]
 WIDE = [pytest.param(F32, id="f32", marks=pytest.mark.deep), pytest.param(F64, id="f64", marks=pytest.mark.deep)]

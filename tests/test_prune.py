@@ -21,7 +21,6 @@ from strategies import (
 
 from sora_ref import (
     LoRA,
-    MergedLinear,
     SoRA,
     SoRAError,
     absorb_gate,
@@ -31,8 +30,9 @@ from sora_ref import (
     prune,
     sora_linear_forward,
     unmerge,
-    unmerge_bound,
 )
+from sora_ref.bounds import unmerge_bound
+from sora_ref.prune import MergedLinear
 
 FOLDS = tuple(product(("A", "B"), (False, True)))
 

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import gamma, half_subnormal, rationals, unit_roundoff
 
-from sora_ref import (
-    SoRAError,
+from sora_ref import SoRAError
+from sora_ref.backends.exact_backend import Rational
+from sora_ref.schedules import (
     algorithm_1_values,
     constant,
     linear_warmup_decay,
@@ -22,7 +23,6 @@ from sora_ref import (
     released_linear,
     stage_values,
 )
-from sora_ref.backends.exact_backend import Rational
 
 U, OMEGA = Decimal(2) ** -53, Decimal("5e-324") / 2
 xis = st.floats(1e-12, 4) | st.sampled_from([0.0, 1e-9, 1e-4, 5e-4])

@@ -25,12 +25,12 @@ from sora_ref import (
     Recipe,
     SoRAError,
     TrainState,
-    Update,
     combine_microbatches,
     initial_state,
     training_step,
 )
 from sora_ref.gradients import clip_by_global_norm
+from sora_ref.ops import Update
 from sora_ref.optim import Optimiser
 from sora_ref.step import RECIPES
 

@@ -18,7 +18,6 @@ from sora_ref import (
     PAPER,
     RELEASED,
     SGD,
-    MergedLinear,
     Rates,
     Recipe,
     SoRA,
@@ -31,9 +30,7 @@ from sora_ref import (
     kkt_distance,
     l1_value,
     merge,
-    prox_kkt_distance,
     prune,
-    released_penalty,
     released_threshold,
     soft_threshold,
     sora_linear_backward,
@@ -45,6 +42,8 @@ from sora_ref import (
 from sora_ref.backends import get
 from sora_ref.backends.exact_backend import Rational
 from sora_ref.linear import LinearCache
+from sora_ref.prox import prox_kkt_distance, released_penalty
+from sora_ref.prune import MergedLinear
 
 
 def look_through(found: Any) -> None:

@@ -30,7 +30,6 @@ from sora_ref import (
     gate_update,
     initial_state,
     kept_components,
-    linear_warmup_decay,
     prune,
     released_threshold,
     soft_threshold,
@@ -41,6 +40,7 @@ from sora_ref import (
 )
 from sora_ref.backends import get
 from sora_ref.backends.exact_backend import Rational
+from sora_ref.schedules import linear_warmup_decay
 
 to_host = get("exact").to_host
 NAMES = ("A", "g", "B")

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from sora_ref import SoRA, delta, linear_backward_bound, linear_bound, merge_bound
+from sora_ref import SoRA, delta
 from sora_ref.backends import get
-from sora_ref.bounds import Precision
+from sora_ref.bounds import Precision, linear_backward_bound, linear_bound, merge_bound
 from sora_ref.conformance.adapter import Floats, Layer
 from sora_ref.conformance.refusal import Refusal
 from sora_ref.linear import sora_linear_backward, sora_linear_forward

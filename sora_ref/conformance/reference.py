@@ -138,13 +138,13 @@ class Reference(Adapter):
     # --- schedules ---
 
     def learning_rates(self, peak: float, total: int, warmup: int) -> Sequence[float]:  # noqa: D102
-        return list(map(sr.linear_warmup_decay(peak, total, warmup), range(1, total + 1)))
+        return list(map(sr.schedules.linear_warmup_decay(peak, total, warmup), range(1, total + 1)))
 
     def stage_values(self, kind: str, start: float, stop: float, stages: int) -> Sequence[float]:  # noqa: D102
-        return sr.stage_values(kind, start, stop, stages)
+        return sr.schedules.stage_values(kind, start, stop, stages)
 
     def algorithm_1(self, xi0: float, xi_max: float, delta: float) -> Sequence[float]:  # noqa: D102
-        return sr.algorithm_1_values(xi0, xi_max, delta)
+        return sr.schedules.algorithm_1_values(xi0, xi_max, delta)
 
     def stage_rates(  # noqa: D102
         self, values: Sequence[float], peak: float, total: int, warmup: int

@@ -13,8 +13,9 @@ from typing import Annotated
 import numpy as np
 from msgspec import Meta, Struct
 
-from sora_ref import SPEC_VERSION, Moments, TrainState, __version__
+from sora_ref import SPEC_VERSION, TrainState, __version__
 from sora_ref.errors import SoRAError, printable, shown
+from sora_ref.optim import Moments
 from sora_ref.preconditions import require
 from sora_ref.run import layout
 from sora_ref.run.setup import Labels, Setup

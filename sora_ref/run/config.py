@@ -17,7 +17,7 @@ import tomli_w
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from sora_ref import GATE_RULES, listed_values, stage_values
+from sora_ref import GATE_RULES
 from sora_ref.errors import SoRAError, printable, shown
 from sora_ref.gate import GateRule
 from sora_ref.models.bert import LINEAR_KINDS
@@ -25,7 +25,16 @@ from sora_ref.optim import SGD, AdamW, Optimiser
 from sora_ref.preconditions import require
 from sora_ref.run.artefacts import ARTEFACTS
 from sora_ref.run.keys import flat, in_words, put, require_known, word
-from sora_ref.schedules import MOST_STAGES, Schedule, algorithm_1_values, constant, linear_warmup_decay, released_linear
+from sora_ref.schedules import (
+    MOST_STAGES,
+    Schedule,
+    algorithm_1_values,
+    constant,
+    linear_warmup_decay,
+    listed_values,
+    released_linear,
+    stage_values,
+)
 from sora_ref.step import RECIPES, Recipe
 from sora_ref.storage.documents import read_toml
 from sora_ref.storage.regular import absolute

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from sora_ref import Moments
 from sora_ref.errors import SoRAError, printable, shown
 from sora_ref.models import Classifier, classifier_shapes
 from sora_ref.names import adapter_names, is_adapter, module_of
+from sora_ref.optim import Moments
 from sora_ref.preconditions import require
 
 Arrays = Mapping[str, np.ndarray]

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from msgspec.structs import replace as replace_fields
 
-from sora_ref import SoRA, backends, initial_adapter, initial_dense, kernels
+from sora_ref import SoRA, backends, initial_adapter, kernels
 from sora_ref.backends import Array, Backend
 from sora_ref.errors import SoRAError, printable, shown
+from sora_ref.init import initial_dense
 from sora_ref.kernels import Kernels
 from sora_ref.models import MODEL_SPEC, BertConfig, Classifier, ModelOps, linear_modules, load_bert
 from sora_ref.models.pretrained import POOLER

@@ -14,7 +14,6 @@ import numpy as np
 from sora_ref import (
     Performance,
     Stage,
-    StageResult,
     TrainState,
     begin_stage,
     count_parameters,
@@ -23,6 +22,7 @@ from sora_ref import (
     sparsify,
     stages,
 )
+from sora_ref.algorithm1 import StageResult
 from sora_ref.errors import SoRAError, shown
 from sora_ref.preconditions import require
 from sora_ref.run import checkpoint as ckpt

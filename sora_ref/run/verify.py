@@ -10,8 +10,9 @@ import numpy as np
 from array_api_compat import array_namespace
 from msgspec.structs import replace as replace_fields
 
-from sora_ref import linear_bound, sora_linear_forward
+from sora_ref import sora_linear_forward
 from sora_ref.backends import Array
+from sora_ref.bounds import linear_bound
 from sora_ref.models import MODEL_SPEC, classifier_forward
 from sora_ref.run.evaluate import predict_logits
 from sora_ref.run.setup import Params, Setup

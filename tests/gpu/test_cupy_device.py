@@ -11,10 +11,12 @@ import pytest
 from kernel_bounds import gelu_bound, layer_norm_bound, unit, within
 from tiny_run import arrays_of, last, make_keys, run_once
 
-from sora_ref import ADAMW_METRIC, GATE_RULES, SPEC, AdamW, SoRA, Update, kernels
+from sora_ref import GATE_RULES, SPEC, AdamW, SoRA, kernels
 from sora_ref.backends import Backend, DeviceError, get
 from sora_ref.bounds import BF16, FP16, TF32, Precision, linear_backward_bound, linear_bound
+from sora_ref.gate import ADAMW_METRIC
 from sora_ref.models import layers
+from sora_ref.ops import Update
 from sora_ref.optim import Moments
 from sora_ref.run import loop
 from sora_ref.run.ship import write_merged, write_peft, write_pruned

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from strategies import exact
 
-from sora_ref import released_penalty, released_threshold, soft_threshold
+from sora_ref import released_threshold, soft_threshold
 from sora_ref.backends.exact_backend import Rational
+from sora_ref.prox import released_penalty
 
 optimize = pytest.importorskip("scipy.optimize", reason="needs scipy: pip install 'sora_ref[run]'")
 

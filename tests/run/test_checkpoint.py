@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_run import arrays_of, make_config, make_keys
 
-from sora_ref import Moments, initial_state
+from sora_ref import initial_state
 from sora_ref.errors import SoRAError
+from sora_ref.optim import Moments
 from sora_ref.run import checkpoint as module
 from sora_ref.run.checkpoint import (
     Position,

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from tiny_run import MODULES, make_keys, run_once
 
-from sora_ref import linear_bound, sora_linear_forward
+from sora_ref import sora_linear_forward
+from sora_ref.bounds import linear_bound
 from sora_ref.run import verify
 from sora_ref.run.setup import read_task
 from sora_ref.run.text import Encoded, encode

@@ -17,17 +17,25 @@ from sora_ref import (
     absorb_gate,
     delta,
     kept_components,
-    linear_bound,
     merge,
     prune,
     sora_linear_backward,
     sora_linear_forward,
     unmerge,
-    unmerge_bound,
 )
 from sora_ref.backends import get
 from sora_ref.backends.exact_backend import Rational
-from sora_ref.bounds import BF16, FP16, TF32, Precision, linear_backward_bound, merge_bound, precision_of
+from sora_ref.bounds import (
+    BF16,
+    FP16,
+    TF32,
+    Precision,
+    linear_backward_bound,
+    linear_bound,
+    merge_bound,
+    precision_of,
+    unmerge_bound,
+)
 
 Floats = npt.NDArray[Any]
 

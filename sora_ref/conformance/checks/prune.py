@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from sora_ref import unmerge_bound
+from sora_ref.bounds import unmerge_bound
 from sora_ref.conformance.adapter import Floats, Layer
 from sora_ref.conformance.cases import corner, in_corner, layers, long_problems, problems
 from sora_ref.conformance.choices import Choices

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sora_ref import unmerge_bound
+from sora_ref.bounds import unmerge_bound
 from sora_ref.conformance.adapter import Plan
 from sora_ref.conformance.choices import VARIANTS, Choices
 from sora_ref.conformance.golden.arguments import keyed, layer, problem, problems

@@ -12,23 +12,12 @@ from emulated import MISSING, make_device
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sora_ref import (
-    ADAMW_METRIC,
-    ADAMW_METRIC_LITERAL,
-    ADAMW_XI,
-    GATE_RULES,
-    PAPER,
-    RELEASED,
-    SGD,
-    SPEC,
-    AdamW,
-    GateRule,
-    SoRAError,
-    Update,
-)
+from sora_ref import ADAMW_XI, GATE_RULES, PAPER, RELEASED, SGD, SPEC, AdamW, GateRule, SoRAError
 from sora_ref.bounds import gamma
+from sora_ref.gate import ADAMW_METRIC, ADAMW_METRIC_LITERAL
 from sora_ref.kernels.cuda.step_numbers import step_numbers
 from sora_ref.kernels.cuda.update import GRADIENT, UPDATE, update_operations
+from sora_ref.ops import Update
 from sora_ref.optim import Moments
 
 Floats = npt.NDArray[Any]

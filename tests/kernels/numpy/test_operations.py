@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ulp_operations import EPS, K
 
-from sora_ref import SoRA, linear_backward_bound, linear_bound, sora_linear_backward, sora_linear_forward
+from sora_ref import SoRA, sora_linear_backward, sora_linear_forward
+from sora_ref.bounds import linear_backward_bound, linear_bound
 from sora_ref.kernels.numpy import attention
 from sora_ref.kernels.numpy.folded import fold
 from sora_ref.kernels.numpy.table import KERNELS as SET
