@@ -1,6 +1,8 @@
 """The layers of a transformer encoder that SoRA does not touch, each forward beside its backward.
 
 Every pair repeats the same beats: shapes, forward, what is kept, then the backward's terms as in the derivation.
+Pairs that faster kernels may replace are also fields of `models.ops.ModelOps`, which states their signatures: models
+call those through `ops`, and the others from here.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ def embedding_forward(table: Array, ids: Array) -> tuple[Array, tuple[Array, int
 def embedding_backward(dy: Array, cache: tuple[Array, int]) -> Array:
     """dtable[k] = Σ over places with id k of dy; (..., d) -> (rows, d)."""
     xp = array_namespace(dy)
-    flat, rows = cache
-    return backends.of(dy).scatter_add(rows, flat, xp.reshape(dy, (-1, dy.shape[-1])))
+    ids, rows = cache
+    return backends.of(dy).scatter_add(rows, ids, xp.reshape(dy, (-1, dy.shape[-1])))
 
 
 def dropout_forward(x: Array, keep: Array | None, p: float) -> Array:
@@ -39,11 +41,11 @@ def dropout_forward(x: Array, keep: Array | None, p: float) -> Array:
 
 
 class LayerNormCache(NamedTuple):
-    """What layer_norm_backward needs; rstd is (..., 1)."""
+    """What layer_norm_backward needs."""
 
-    xhat: Array
-    rstd: Array
-    weight: Array
+    xhat: Array  # (..., d)
+    rstd: Array  # (..., 1)  1/√(var x + ε)
+    weight: Array  # (d,)
 
 
 def layer_norm_forward(x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, LayerNormCache]:
@@ -102,14 +104,14 @@ def tanh_backward(dy: Array, y: Array) -> Array:
 
 
 class AttentionCache(NamedTuple):
-    """What attention_backward needs; q, k, v are (b, h, t, d/h), probabilities (b, h, t, t)."""
+    """What attention_backward needs; q, k, v are split into heads."""
 
-    q: Array
+    q: Array  # (b, h, t, d/h)
     k: Array
     v: Array
-    probabilities: Array
-    dropped: Array
-    keep: Array | None
+    probabilities: Array  # (b, h, t, t)
+    dropped: Array  # (b, h, t, t)  the probabilities after dropout
+    keep: Array | None  # (b, h, t, t) boolean
     p: float
 
 

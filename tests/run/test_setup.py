@@ -124,7 +124,7 @@ def test_model_is_a_folder_or_the_name_of_a_fetched_one(tmp_path: Path, monkeypa
     sentence = "model ./gone: no such folder: expected a Hugging Face BERT folder, a name on its hub, or one of min"
     with pytest.raises(SoRAError, match=sentence):
         model_folder("./gone")
-    monkeypatch.setattr("sora_ref.run.setup.fetch", lambda name, say: tmp_path / f"fetched-{name}")
+    monkeypatch.setattr("sora_ref.run.setup.download", lambda name, say: tmp_path / f"fetched-{name}")
     assert model_folder("bert-tiny") == tmp_path / "fetched-bert-tiny"
     with pytest.raises(SoRAError, match="no such folder"):
         model_folder("hutto2014")  # data, no model

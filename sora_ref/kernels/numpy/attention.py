@@ -1,11 +1,12 @@
-"""Attention head by head in blocks that stay in the cache; what is as long as the scores is passed over seldom.
+"""Attention in blocks of heads whose scores fit into the processor's cache, with few passes over the scores.
 
-Of the probabilities P = E/Z only E = exp(S − max S) and Z, its sum over the keys, are formed, and Z divides what is
-narrow: the context E V/Z, and the gradient that comes back, dO′ = dO/Z.  Then
+The probabilities P = E/Z are not formed.  E = exp(S − max S) is, and Z, its sums over the keys; Z divides arrays of the
+width of a head: the context O = E V/Z, and in the backward dO′ = dO/Z.  Then
 
     dS = P ⊙ (dP − Σ dP ⊙ P) = E ⊙ (dO′ Vᵀ − Σ dO′ ⊙ O)        since Σ_j dP_ij P_ij = Σ_k dO_ik O_ik
 
-and with dropout D = keep/(1 − p) on the probabilities E is D ⊙ E in the context and in dV, dO′ Vᵀ is D ⊙ dO′ Vᵀ.
+With dropout on the probabilities, D = keep/(1 − p), the context and dV take D ⊙ E for E, and dS takes D ⊙ (dO′ Vᵀ) for
+dO′ Vᵀ.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ import numpy as np
 
 from sora_ref.backends import Array
 
-BLOCK = 262_144  # scores
+BLOCK = 262_144  # scores of a block: 1 MiB of float32
 
 
 class AttentionCache(NamedTuple):
-    """What the backward needs: q times the scale, k, v, context (b, h, t, d/h); e (b, h, t, t); total (b, h, t, 1)."""
+    """What the backward needs of the forward."""
 
-    q: Array
-    k: Array
-    v: Array
-    context: Array
-    e: Array
-    total: Array
-    scale: float
-    keep: Array | None
+    q: Array  # (b, h, t, d/h)  times the scale
+    k: Array  # (b, h, t, d/h)
+    v: Array  # (b, h, t, d/h)
+    context: Array  # (b, h, t, d/h)
+    e: Array  # (b, h, t, t)  E
+    total: Array  # (b, h, t, 1)  Z
+    scale: float  # 1/√(d/h)
+    keep: Array | None  # (b, h, t, t) boolean
     p: float
 
 
@@ -50,13 +51,14 @@ def attention_forward(
 def attention_value(
     q: Array, k: Array, v: Array, heads: int, bias: Array, keep: Array | None = None, p: float = 0.0
 ) -> tuple[Array, None]:
-    """`attention_forward` that keeps nothing: of an evaluation, which has no backward."""
+    """`attention_forward` for an evaluation: no backward follows, so nothing is kept."""
     return _attention(q, k, v, heads, bias, keep, p, None)[0], None
 
 
 def _attention(
     q: Array, k: Array, v: Array, heads: int, bias: Array, keep: Array | None, p: float, e: Array | None
 ) -> tuple[Array, AttentionCache]:
+    """The context and the cache.  E is written into `e`; where that is None, into one buffer, block after block."""
     b, t, d = q.shape
     scale = 1 / math.sqrt(d // heads)
     y = np.empty(q.shape, q.dtype)
@@ -64,9 +66,9 @@ def _attention(
     total = np.empty((b, heads, t, 1), q.dtype)
     ones = np.ones((t, 1), q.dtype)
     masked = not bool(np.all(bias == 0))
-    room = np.empty(_largest(b, heads, t), q.dtype) if e is None else None
+    buffer = np.empty(_largest(b, heads, t), q.dtype) if e is None else None
     for part in blocks(b, heads, t):
-        scores = e[part] if e is not None else _corner(room, q[part].shape)
+        scores = e[part] if e is not None else _corner(buffer, q[part].shape)
         np.matmul(q[part], k[part].mT, out=scores)
         if masked:
             scores += bias[part[0]]
@@ -88,11 +90,11 @@ def attention_backward(dy: Array, cache: AttentionCache) -> tuple[Array, Array, 
     grads = np.empty(dy.shape, dy.dtype), np.empty(dy.shape, dy.dtype), np.empty(dy.shape, dy.dtype)
     dq, dk, dv = (_split_heads(grad, heads) for grad in grads)
     dy = _split_heads(dy, heads)
-    room = np.empty(_largest(b, heads, t), dy.dtype)
+    buffer = np.empty(_largest(b, heads, t), dy.dtype)
     for part in blocks(b, heads, t):
         do = dy[part] / total[part]
         inner = np.vecdot(do, context[part])[..., None]
-        dscores = np.matmul(do, v[part].mT, out=_corner(room, q[part].shape))
+        dscores = np.matmul(do, v[part].mT, out=_corner(buffer, q[part].shape))
         seen = e[part]
         if keep is not None:
             dscores = _dropped(dscores, keep[part], p)
@@ -124,10 +126,10 @@ def _largest(b: int, heads: int, t: int) -> int:
     return max(((s.stop - s.start) * (h.stop - h.start) * t * t for s, h in blocks(b, heads, t)), default=0)
 
 
-def _corner(room: Array, shape: tuple[int, ...]) -> Array:
-    """The beginning of `room` as scores (b, h, t, t), for q of this shape."""
+def _corner(buffer: Array, shape: tuple[int, ...]) -> Array:
+    """The beginning of `buffer` as scores (b, h, t, t), for q of this shape (b, h, t, d/h)."""
     b, heads, t, _ = shape
-    return room[: b * heads * t * t].reshape(b, heads, t, t)
+    return buffer[: b * heads * t * t].reshape(b, heads, t, t)
 
 
 def _dropped(x: Array, keep: Array, p: float) -> Array:

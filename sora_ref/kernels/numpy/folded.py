@@ -1,10 +1,8 @@
-"""The SoRA linear map with its branch folded into the weight: W = W0 + s·(B ⊙ g) A, made once for many batches.
+"""The SoRA linear map with its branch folded into the weight, W = W0 + s·(B ⊙ g) A: made once, used for many batches.
 
     y = x Wᵀ + b        dx = dy W        dg = Σ_n v ⊙ z    dA = (v ⊙ g)ᵀ x    dB = s·dyᵀ(z ⊙ g)
 
-with v = s·dy B and z = x Aᵀ.
-
-Not with dropout, which reaches the branch alone.
+with v = s·dy B and z = x Aᵀ.  Under dropout, which reaches the branch alone, the map is not folded.
 """
 
 from __future__ import annotations
@@ -45,7 +43,7 @@ def fold(
 
 
 class _Folded:
-    """Folded weights by the identity of W0, which is held here so that it stays the only one of its id."""
+    """Folded weights by the `id` of W0.  W0 is held too: while it lives, no other array can have its id."""
 
     def __init__(
         self,
@@ -92,6 +90,7 @@ class _Folded:
 
 
 def _folded_weight(module: tuple[Array, SoRA]) -> Array:
+    """W of one module, (W0, adapter)."""
     W0, (A, g, B, s) = module
     W = np.matmul(s * (B * g), A)
     W += W0

@@ -18,7 +18,7 @@ from sora_ref.backends import Array
 P = 0.333
 Q = (0.1240877469529064, 0.19868005903785543, -0.07661782738569733, 0.3628359433499214, -0.10898601279530638)
 _DENSITY = 1 / math.sqrt(2 * math.pi)
-_SIGN = np.int32(-(2**31))
+_SIGN = np.int32(-(2**31))  # the sign bit of a float32
 BLOCK = 65_536  # elements; smaller ones stay in the L2 cache but cost more calls
 
 
@@ -32,7 +32,7 @@ def gelu_forward(x: Array) -> tuple[Array, Array]:
 
 
 def gelu_value(x: Array) -> tuple[Array, None]:
-    """`gelu_forward` without the derivative: of an evaluation, which has no backward."""
+    """`gelu_forward` for an evaluation: no backward follows, so nothing is kept."""
     return _gelu(x, None), None
 
 
@@ -50,15 +50,16 @@ def _gelu(x: Array, derivative: Array | None) -> Array:
 
 
 def _float32_block(x: Array, y: Array, derivative: Array | None) -> None:
+    """Write gelu(x) into y, and gelu′(x) into `derivative` if there is one: flat float32 arrays, the fitted formula."""
     a = np.abs(x)
     t = a * P
     t += 1
     np.reciprocal(t, out=t)
-    tail = t * Q[-1]
+    tail = t * Q[-1]  # Q(t) by Horner's rule
     for coefficient in Q[-2::-1]:
         tail += coefficient
         tail *= t
-    e = np.multiply(x, x, out=t)
+    e = np.multiply(x, x, out=t)  # φ̃(a)
     e *= -0.5
     np.exp(e, out=e)
     tail *= e  # Φ(−a)
@@ -67,7 +68,7 @@ def _float32_block(x: Array, y: Array, derivative: Array | None) -> None:
         a *= tail
         y -= a
         return
-    e *= a
+    e *= a  # gelu′: ½ − Φ(−a) + a·φ̃(a)/√(2π), its sign bit flipped where x has one, + ½
     e *= _DENSITY
     np.subtract(e, tail, out=derivative)
     derivative += 0.5
@@ -79,6 +80,7 @@ def _float32_block(x: Array, y: Array, derivative: Array | None) -> None:
 
 
 def _erf_block(x: Array, y: Array, derivative: Array | None) -> None:
+    """The same for any dtype, by SciPy's erf as in the specification."""
     from scipy.special import erf
 
     cdf = 0.5 * (1 + erf(x * math.sqrt(0.5)))
