@@ -35,8 +35,8 @@ def evaluate(
     """Score a trained model on its task, or on a table of labelled rows."""
     from sora_ref.run.evaluate import score_task
     from sora_ref.run.given import task_of_table
-    from sora_ref.run.setup import read_task
     from sora_ref.run.summary import score_words
+    from sora_ref.run.tasks import read_task
 
     given = _given(table)
     if given is not None and split is not None:

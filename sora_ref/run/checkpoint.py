@@ -18,7 +18,8 @@ from sora_ref.errors import SoRAError, printable, shown
 from sora_ref.optim import Moments
 from sora_ref.preconditions import require
 from sora_ref.run import layout
-from sora_ref.run.setup import Labels, Setup
+from sora_ref.run.data import Labels
+from sora_ref.run.setup import Setup
 from sora_ref.run.transfer import gather_to_host
 from sora_ref.storage.documents import Whole, convert
 from sora_ref.storage.files import write_bytes

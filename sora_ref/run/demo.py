@@ -23,8 +23,9 @@ from sora_ref.preconditions import require
 from sora_ref.run.config import Config, load_config
 from sora_ref.run.evaluate import predict_logits, score
 from sora_ref.run.interrupt import Interrupted
-from sora_ref.run.setup import Say, read_task
+from sora_ref.run.say import Say
 from sora_ref.run.ship import write_merged, write_peft, write_pruned
+from sora_ref.run.tasks import read_task
 from sora_ref.run.text import encode
 from sora_ref.run.trained import load_trained
 from sora_ref.run.training import train

@@ -6,9 +6,9 @@ import numpy as np
 
 from sora_ref.errors import SoRAError, printable
 from sora_ref.models import classifier_logits
-from sora_ref.run.data import Task
+from sora_ref.run.data import Labels, Task
 from sora_ref.run.metrics import evaluate
-from sora_ref.run.setup import Labels, Params, Setup
+from sora_ref.run.setup import Params, Setup
 from sora_ref.run.text import Encoded, encode, microbatches, pad
 from sora_ref.run.workers import worker_pool
 

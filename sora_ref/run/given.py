@@ -16,7 +16,7 @@ from sora_ref.run.data import GLUE, TASK_NAMES, Columns, Example, Labels, Tally,
 from sora_ref.run.data.classes import relabelled
 from sora_ref.run.data.rows import Fault, Format, is_unicode, place, texts_of_lines, too_long
 from sora_ref.run.data.table import say_unknown
-from sora_ref.run.setup import Say
+from sora_ref.run.say import Say
 
 STDIN = Path("stdin")  # how sentences and ids call standard input
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sora_ref.run.base_model import model_folder
 from sora_ref.run.config import Config
 from sora_ref.run.data import task_files
-from sora_ref.run.setup import Say, model_folder
+from sora_ref.run.say import Say
 from sora_ref.run.tokens import tokenizer_files
 
 WEIGHTS = "model/model.safetensors"

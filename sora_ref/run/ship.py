@@ -95,7 +95,7 @@ def write_merged(
         adapter=replace_fields(setup.config.adapter, kinds=[], norms=False, biases=False),
     )
     named = {_hugging_face_name(name, cls): array for name, array in stored.items()}
-    head = {name: array for name, array in to_host(setup, trained).items() if name in setup.fresh}
+    head = {name: array for name, array in to_host(setup, trained).items() if name in setup.new_head_names}
     files = {
         "config.json": (json.dumps(merged_config(setup, form.name), indent=2) + "\n").encode(),
         "model.safetensors": tensor_bytes(named, PYTORCH, dict.fromkeys(named, form.name)),

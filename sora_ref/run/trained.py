@@ -12,11 +12,13 @@ from msgspec.structs import replace as replace_fields
 
 from sora_ref.errors import SoRAError, printable
 from sora_ref.preconditions import require
+from sora_ref.run.base_model import base_digest
 from sora_ref.run.checkpoint import Trained, checkpoints, read_checkpoint
 from sora_ref.run.config import Config, load_config
 from sora_ref.run.inputs import WEIGHTS, model_files
 from sora_ref.run.layout import require_fits
-from sora_ref.run.setup import Params, Say, Setup, base_digest, make_setup
+from sora_ref.run.say import Say
+from sora_ref.run.setup import Params, Setup, make_setup
 from sora_ref.storage.inputs import Inputs, digests, read_inputs
 
 ADAPTER = "adapter.safetensors"
@@ -78,7 +80,7 @@ def load_trained(
     require(same, f"{printable(str(file))}: adapts other modules than {config_file.name} beside it says")
     setup = replace(made, scales=trained.scales)
     require(
-        trained.base == base_digest(setup),
+        trained.base == base_digest(setup.folder),
         f"{setup.folder}: its weights are not those {file} was trained on (sha256 differs)",
     )
     require_fits(printable(str(file)), trained.params, setup.model, trained.scales)

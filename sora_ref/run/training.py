@@ -26,19 +26,23 @@ from sora_ref.algorithm1 import StageResult
 from sora_ref.errors import SoRAError, shown
 from sora_ref.preconditions import require
 from sora_ref.run import checkpoint as ckpt
+from sora_ref.run.base_model import with_pinned_model
 from sora_ref.run.checkpoint import Position
 from sora_ref.run.config import Config, differences, dump_config, load_config, with_absolute_paths
-from sora_ref.run.data import Task
+from sora_ref.run.data import Labels, Task
 from sora_ref.run.evaluate import predict_logits, score
 from sora_ref.run.found import Found, clear_outset, look, refusal, sweep
+from sora_ref.run.initial import initial_params
 from sora_ref.run.inputs import WEIGHTS, input_files
 from sora_ref.run.interrupt import Stop, stop_requested
 from sora_ref.run.loggers import opened, require_loggers
 from sora_ref.run.loop import Run, expected_labels, log_gates, train_stage
 from sora_ref.run.progress import best_of, steps_in_all
 from sora_ref.run.records import cut_logs, stage_records
-from sora_ref.run.setup import Labels, Say, initial_params, make_setup, read_task, with_pinned_model
+from sora_ref.run.say import Say
+from sora_ref.run.setup import make_setup
 from sora_ref.run.summary import finish, read_summary
+from sora_ref.run.tasks import read_task
 from sora_ref.run.text import encode
 from sora_ref.run.versions import changed, versions
 from sora_ref.storage.files import write_bytes, write_json, write_text

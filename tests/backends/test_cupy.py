@@ -21,7 +21,7 @@ from sora_ref.backends import Backend, DeviceError
 from sora_ref.backends.cupy_probe import require_device
 from sora_ref.backends.cupy_scatter import make_scatter_add
 from sora_ref.cli import main as console
-from sora_ref.run.setup import get_backend
+from sora_ref.run.device import get_backend
 
 
 class CUDARuntimeError(RuntimeError):

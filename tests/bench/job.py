@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sora_ref.models import BertConfig, linear_modules, load_bert
+from sora_ref.run.base_model import model_folder
 from sora_ref.run.config import Config, load_config
-from sora_ref.run.setup import model_folder, read_task
+from sora_ref.run.tasks import read_task
 from sora_ref.run.text import Encoded, encode, epoch_batches
 from sora_ref.run.tokens import load_tokenizer
 

@@ -18,7 +18,10 @@ from torch import Tensor
 
 from sora_ref.models import BertConfig
 from sora_ref.models.bert import LINEAR_KINDS
-from sora_ref.run.setup import Labels, initial_params, make_setup, read_task
+from sora_ref.run.data import Labels
+from sora_ref.run.initial import initial_params
+from sora_ref.run.setup import make_setup
+from sora_ref.run.tasks import read_task
 from sora_ref.run.text import Encoded, encode, epoch_batches
 
 
@@ -152,7 +155,7 @@ class Peft(Torch):
         from transformers import BertModel
         from transformers.utils import logging
 
-        from sora_ref.run.setup import model_folder
+        from sora_ref.run.base_model import model_folder
 
         logging.set_verbosity_error()
         base = BertModel.from_pretrained(

@@ -111,7 +111,7 @@ def fetch_wheels() -> None:
 def require_gpu(environment: dict[str, str]) -> None:
     """FailedError, with the backend's own sentence, where CuPy cannot compute here."""
     code = (
-        "import sys\nfrom sora_ref import SoRAError\nfrom sora_ref.run.setup import get_backend\n"
+        "import sys\nfrom sora_ref import SoRAError\nfrom sora_ref.run.device import get_backend\n"
         "try:\n    get_backend('cupy')\nexcept SoRAError as error:\n    sys.exit(str(error))"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)

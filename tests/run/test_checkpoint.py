@@ -31,7 +31,9 @@ from sora_ref.run.checkpoint import (
     trained_of,
     without_moments,
 )
-from sora_ref.run.setup import Labels, initial_params, make_setup
+from sora_ref.run.data import Labels
+from sora_ref.run.initial import initial_params
+from sora_ref.run.setup import make_setup
 from sora_ref.storage.sealed import read_sealed, sealed_bytes
 
 LABELS = Labels("classification", ("bad", "good"), ("accuracy", "f1"))

@@ -17,9 +17,9 @@ from tiny_run import base_keys, make_config, run_once, write_model, write_task
 
 from sora_ref.errors import SoRAError
 from sora_ref.peft import read_adapter
+from sora_ref.run.base_model import model_folder, with_pinned_model
 from sora_ref.run.config import load_config
 from sora_ref.run.hub import FILES, hub_folder, pinned, repository
-from sora_ref.run.setup import model_folder, with_pinned_model
 from sora_ref.run.ship import write_merged, write_peft
 from sora_ref.run.trained import load_trained
 

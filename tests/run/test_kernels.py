@@ -18,7 +18,9 @@ from tiny_run import last, make_config, make_keys, run_once
 from sora_ref.kernels.numpy import folded as folding
 from sora_ref.kernels.numpy.table import KERNELS as SET
 from sora_ref.models import MODEL_SPEC, bert_forward, bert_states, classifier_forward, classifier_logits
-from sora_ref.run.setup import Labels, Setup, initial_params, make_setup
+from sora_ref.run.data import Labels
+from sora_ref.run.initial import initial_params
+from sora_ref.run.setup import Setup, make_setup
 from sora_ref.run.workers import keep_freed_memory, worker_pool
 
 KERNELS: dict[str, Any] = dict(SET.training)

@@ -13,8 +13,13 @@ from tiny_run import BERT, RANK, make_config, make_keys, write_model
 from sora_ref import backends, initial_adapter
 from sora_ref.errors import SoRAError
 from sora_ref.models import linear_modules
+from sora_ref.run.base_model import base_digest, model_folder
 from sora_ref.run.config import load_config, with_absolute_paths
-from sora_ref.run.setup import Labels, base_digest, get_backend, initial_params, make_setup, model_folder, read_task
+from sora_ref.run.data import Labels
+from sora_ref.run.device import get_backend
+from sora_ref.run.initial import initial_params
+from sora_ref.run.setup import make_setup
+from sora_ref.run.tasks import read_task
 from sora_ref.storage.files import file_digest
 
 Keys = dict[str, Any]
@@ -124,7 +129,7 @@ def test_model_is_a_folder_or_the_name_of_a_fetched_one(tmp_path: Path, monkeypa
     sentence = "model ./gone: no such folder: expected a Hugging Face BERT folder, a name on its hub, or one of min"
     with pytest.raises(SoRAError, match=sentence):
         model_folder("./gone")
-    monkeypatch.setattr("sora_ref.run.setup.download", lambda name, say: tmp_path / f"fetched-{name}")
+    monkeypatch.setattr("sora_ref.run.base_model.download", lambda name, say: tmp_path / f"fetched-{name}")
     assert model_folder("bert-tiny") == tmp_path / "fetched-bert-tiny"
     with pytest.raises(SoRAError, match="no such folder"):
         model_folder("hutto2014")  # data, no model
@@ -132,7 +137,7 @@ def test_model_is_a_folder_or_the_name_of_a_fetched_one(tmp_path: Path, monkeypa
 
 def test_base_is_known_by_the_digest_of_its_weights(keys: Keys) -> None:
     setup = make_setup(make_config(keys), LABELS)
-    assert base_digest(setup) == file_digest(Path(keys["model.path"]) / "model.safetensors")
+    assert base_digest(setup.folder) == file_digest(Path(keys["model.path"]) / "model.safetensors")
 
 
 def test_texts_longer_than_the_models_positions_are_refused(keys: Keys) -> None:

@@ -20,8 +20,8 @@ from sora_ref.run.checkpoint import checkpoint_bytes, checkpoints, read_checkpoi
 from sora_ref.run.evaluate import predict_logits
 from sora_ref.run.inspect import inspect_path
 from sora_ref.run.predict import predict_records
-from sora_ref.run.setup import read_task
 from sora_ref.run.ship import merged_params, pruned_params, write_merged, write_peft, write_pruned
+from sora_ref.run.tasks import read_task
 from sora_ref.run.text import encode
 from sora_ref.run.trained import Loaded, find_checkpoint, load_trained
 from sora_ref.run.verify import model_agreement, module_agreement

@@ -17,8 +17,8 @@ from sora_ref.errors import SoRAError
 from sora_ref.run import evaluate, loop, training
 from sora_ref.run.checkpoint import read_checkpoint
 from sora_ref.run.evaluate import predict_logits, score
-from sora_ref.run.setup import read_task
 from sora_ref.run.summary import summary_lines
+from sora_ref.run.tasks import read_task
 from sora_ref.run.text import encode
 from sora_ref.run.trained import load_trained
 

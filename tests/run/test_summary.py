@@ -14,8 +14,8 @@ from tiny_run import BERT, EPOCH, MODULES, RANK, last, make_config, make_keys, r
 from sora_ref.errors import SoRAError
 from sora_ref.models import linear_modules
 from sora_ref.run.checkpoint import Position
-from sora_ref.run.setup import read_task
 from sora_ref.run.summary import null_model, read_summary, summary_lines, survivors_in_words
+from sora_ref.run.tasks import read_task
 from sora_ref.run.trained import load_trained
 
 Keys = dict[str, Any]

@@ -39,8 +39,10 @@ from sora_ref.models import linear_modules
 from sora_ref.run import loop
 from sora_ref.run import training as module
 from sora_ref.run.config import load_config
-from sora_ref.run.data import Example, Task
-from sora_ref.run.setup import Labels, initial_params, make_setup, read_task
+from sora_ref.run.data import Example, Labels, Task
+from sora_ref.run.initial import initial_params
+from sora_ref.run.setup import make_setup
+from sora_ref.run.tasks import read_task
 from sora_ref.run.text import encode
 from sora_ref.run.trained import load_trained
 from sora_ref.run.versions import versions

@@ -13,7 +13,7 @@ from tiny_run import MODULES, make_keys, run_once
 from sora_ref import sora_linear_forward
 from sora_ref.bounds import linear_bound
 from sora_ref.run import verify
-from sora_ref.run.setup import read_task
+from sora_ref.run.tasks import read_task
 from sora_ref.run.text import Encoded, encode
 from sora_ref.run.trained import Loaded, load_trained
 from sora_ref.run.verify import in_float64, model_agreement, module_agreement

@@ -22,7 +22,7 @@ from sora_ref.models import BertConfig
 from sora_ref.run import loop
 from sora_ref.run.checkpoint import Trained, checkpoints, read_checkpoint
 from sora_ref.run.config import Config, load_config
-from sora_ref.run.setup import Say
+from sora_ref.run.say import Say
 from sora_ref.run.training import Resume, train
 
 GOOD = ("good", "great", "fine", "lovely", "superb", "warm", "bright", "funny")

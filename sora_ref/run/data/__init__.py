@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +18,7 @@ from sora_ref.run.data.rows import Format
 from sora_ref.run.data.table import load_table, require_split, say_unknown
 from sora_ref.run.data.tally import Tally
 from sora_ref.run.data.task import Example, Kind, Task
+from sora_ref.run.say import Say
 
 __all__ = [
     "GLUE",
@@ -37,7 +38,6 @@ __all__ = [
     "task_files",
 ]
 
-Say = Callable[[str], None]
 
 TASK_NAMES: tuple[str, ...] = (
     *(name for which in FILES for name in (which, f"{which}-rating")),

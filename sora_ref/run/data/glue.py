@@ -17,7 +17,7 @@ one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -27,8 +27,7 @@ from sora_ref.errors import SoRAError, printable, shown
 from sora_ref.run.data.labels import class_index, class_indices, real_number, some
 from sora_ref.run.data.rows import place, tsv_rows
 from sora_ref.run.data.task import Example, Kind, Task
-
-Say = Callable[[str], None]
+from sora_ref.run.say import Say
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from sora_ref.errors import SoRAError, printable, shown
@@ -13,8 +13,8 @@ from sora_ref.run.data.labels import look_alikes
 from sora_ref.run.data.split import hold_out
 from sora_ref.run.data.tally import Tally
 from sora_ref.run.data.task import Example, Kind, Task
+from sora_ref.run.say import Say
 
-Say = Callable[[str], None]
 SPLITS = ("train", "validation", "test")
 _FLAGS = {"train": "--data", "validation": "--validation", "test": "--test"}
 

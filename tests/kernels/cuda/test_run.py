@@ -20,7 +20,8 @@ from sora_ref.kernels.cuda.operations import all_operations
 from sora_ref.models import MODEL_SPEC, Batch, Classifier, classifier_backward, classifier_forward
 from sora_ref.models.classifier import classifier_shapes
 from sora_ref.run import loop
-from sora_ref.run.setup import Labels, make_setup
+from sora_ref.run.data import Labels
+from sora_ref.run.setup import make_setup
 from sora_ref.run.ship import write_merged, write_peft, write_pruned
 from sora_ref.run.trained import load_trained
 from sora_ref.run.transfer import gather_to_host

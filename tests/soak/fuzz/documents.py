@@ -16,10 +16,11 @@ from tiny_run import VOCABULARY
 from tokenizers.implementations import BertWordPieceTokenizer
 
 from sora_ref.run.config import Config, load_config
-from sora_ref.run.data import Example
+from sora_ref.run.data import Example, Labels
 from sora_ref.run.evaluate import predict_logits
+from sora_ref.run.initial import initial_params
 from sora_ref.run.keys import parse_override
-from sora_ref.run.setup import Labels, initial_params, make_setup
+from sora_ref.run.setup import make_setup
 from sora_ref.run.text import encode
 from sora_ref.run.tokens import tokenizer_files
 from tests.soak.fuzz import octets, trees
