@@ -37,7 +37,8 @@ def lr_times_lambda(strength: Any, lr: Any, metric: Array | None, moments: Momen
 def in_metric(strength: Any, lr: Any, metric: Array | None, moments: Moments) -> Any:
     """a_i = η_t·λ/C_i: the prox in the metric Adam moves in (ProxGen, Yun, Lozano & Yang 2021; SORA-GATE-3).
 
-    Where v̂_i = 0 no gradient has come yet (step 1, since B = 0: SORA-REVIVAL-2) and C_i is ε alone: the gate is left.
+    Where v̂_i = 0, no gradient has come yet (at step 1, since B = 0: SORA-REVIVAL-2) and C_i is ε alone.  There a_i is
+    0, and the gate keeps its value.
     """
     xp = array_namespace(metric)
     annihilating = in_metric_literal(strength, lr, metric, moments)

@@ -53,7 +53,7 @@ def functions() -> dict[str, list[str]]:
     The specification's own first, then those of the models; what a module as a whole says counts for nothing.
     """
     found: dict[str, list[str]] = {}
-    for folder, prefix in (("sora_ref", ""), ("models", "models.")):
+    for folder, prefix in (("sora_ref", ""), ("sora_ref/bounds", "bounds."), ("models", "models.")):
         for path in sorted((ROOT / folder).glob("*.py")):
             for name, node in _documented(ast.parse(path.read_text(encoding="utf-8")), prefix + path.stem):
                 for clause in dict.fromkeys(ID.findall(ast.get_docstring(node) or "")):
