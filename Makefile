@@ -27,10 +27,12 @@ test-deep: .venv/test  ## Run what those leave out: long proofs, and sweeps over
 weights: .venv/run  ## Fetch the real weights and data into .cache.
 	$(BIN)/sora-ref fetch
 
-lint: .venv/lint  ## Check style and types.
+lint: .venv/lint  ## Check style, and types as on Linux, macOS and Windows.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin sora_ref _sora_ref_cli.py _sora_ref_pytest.py
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 sora_ref _sora_ref_cli.py _sora_ref_pytest.py
 
 oracles: .venv/oracles  ## Compare live with PyTorch, JAX, transformers, PEFT, scikit-learn, PyProximal and SciPy (installs them).
 	$(BIN)/python -m pytest $(PARALLEL) tests/oracles

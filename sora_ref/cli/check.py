@@ -167,7 +167,8 @@ def _require_writable(path: Path | None) -> None:
         return
     if path.is_dir():
         raise SoRAError(f"{path}: is a folder: expected the name of a file")
-    folder = next(each for each in Path(os.path.abspath(path)).parents if each.exists())
+    above = Path(os.path.abspath(path)).parents
+    folder = next((each for each in above if each.exists()), above[-1])  # a drive of Windows may be absent
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise SoRAError(f"{path}: cannot be written: expected a writable folder, and {folder} is none")
 

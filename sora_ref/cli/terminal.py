@@ -38,7 +38,7 @@ def open_streams() -> None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if closed:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-        raise SoRAError("standard output is closed: expected a place for the result, were it /dev/null")
+        raise SoRAError(f"standard output is closed: expected a place for the result, were it {os.devnull}")
     codecs.register_error(_ESCAPED, _escaped)
     reconfigure: Callable[..., None] | None = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:  # not where a test or a notebook put something else in its place

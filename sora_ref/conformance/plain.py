@@ -183,7 +183,7 @@ class PlainSoRA(Adapter):
 
     def save(self, layer: Layer, folder: Path) -> None:  # noqa: D102
         np.savez(folder / "adapter.npz", A=layer.A, g=np.asarray(layer.g), B=layer.B)
-        (folder / "scale.json").write_text(json.dumps(layer.s), encoding="utf-8")
+        (folder / "scale.json").write_text(json.dumps(layer.s), encoding="utf-8", newline="\n")
 
     def load(self, folder: Path, W0: Floats, b: Floats | None) -> Layer:  # noqa: D102
         with np.load(folder / "adapter.npz") as found:

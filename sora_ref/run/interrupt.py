@@ -50,8 +50,9 @@ def stop_requested() -> Iterator[Stop]:
         yield event
         return
     before = {name: signal.getsignal(name) for name in SIGNALS}
-    if "SIGHUP" in signal.Signals.__members__ and before[signal.SIGHUP] is signal.SIG_IGN:
-        del before[signal.SIGHUP]
+    hang_up = getattr(signal, "SIGHUP", None)  # not on Windows
+    if hang_up is not None and before[hang_up] is signal.SIG_IGN:
+        del before[hang_up]
 
     def request(number: int, frame: Any) -> None:
         event.number = number

@@ -27,11 +27,18 @@ def worker_pool(workers: int) -> Iterator[Each]:
     with a BLAS of two.  BLAS has one thread for every number of workers, 1 included: so the bits are the same.  Where
     the system starts fewer threads, there are fewer; where none, this thread does the work.
     """
-    count = workers or len(os.sched_getaffinity(0))
+    count = workers or available_cores()
     keep_freed_memory()
     pool = _started(count)
     with threadpool_limits(limits=1, user_api="blas"), pool or nullcontext():
         yield pool.map if pool is not None else map
+
+
+def available_cores() -> int:
+    """The cores that this process may use; on macOS and Windows, which do not say which, those of the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _started(count: int) -> ThreadPoolExecutor | None:

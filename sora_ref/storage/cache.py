@@ -168,7 +168,7 @@ def _unpack(artefact: Artefact, archive: Path, scratch: Path) -> Path:
                 shutil.copyfileobj(source, target)
                 target.flush()
                 os.fsync(target.fileno())
-    with (folder / STAMP).open("w", encoding="ascii") as stamp:
+    with (folder / STAMP).open("w", encoding="ascii", newline="\n") as stamp:
         stamp.write(artefact.sha256)
         stamp.flush()
         os.fsync(stamp.fileno())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import secrets
@@ -14,8 +13,11 @@ from typing import Literal, TypeVar
 
 from sora_ref.errors import SoRAError
 from sora_ref.preconditions import require
+from sora_ref.storage.held import lock
 
 Checked = TypeVar("Checked")
+
+_NONE = -1  # no descriptor
 
 
 def write_folder(
@@ -77,18 +79,25 @@ def _sweep(folder: Path, word: Literal["writing", "replaced"]) -> None:
 
 @contextmanager
 def _lock(folder: Path, *, wait: bool = True) -> Iterator[None]:
-    """Holds a folder's own lock (flock), which its renames do not end and the death of its process does.
+    """Holds a folder's own lock, which its renames do not end and the death of its process does.
 
-    OSError where the folder is gone, or, unless told to `wait`, another process holds it or the file system has no
-    locks; a process that waits goes on without one there, for nobody else can have one either.
+    OSError where the folder is gone, or, unless told to `wait`, another process holds it or there are no locks; a
+    process that waits goes on without one there, for nobody else can have one either.  So on Windows what killed
+    processes left stays, for nobody can tell it from what a living one writes.
     """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = _opened(folder)
     try:
         with suppress(OSError) if wait else nullcontext():
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            lock(descriptor, wait=wait)
         yield
     finally:
-        os.close(descriptor)
+        if descriptor != _NONE:
+            os.close(descriptor)
+
+
+def _opened(folder: Path) -> int:
+    """The folder, open to be locked or flushed; `_NONE` on Windows, which opens none."""
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY) if hasattr(os, "O_DIRECTORY") else _NONE
 
 
 def _require_free(folder: Path, overwrite: bool, replaceable: Collection[str]) -> None:
@@ -124,9 +133,10 @@ def _move_into_place(scratch: Path, folder: Path, old: Path | None, held: ExitSt
 
 
 def flush_folder(folder: Path) -> None:
-    """Flushes the folder's own entries, the names in it, to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Flushes the folder's own entries, the names in it, to the disk; on Windows the file system sees to that."""
+    descriptor = _opened(folder)
+    if descriptor != _NONE:
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

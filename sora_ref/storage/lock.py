@@ -19,9 +19,9 @@ _WIDTH = 20  # a process id is written over the one before it in one piece
 def only_writer(folder: Path) -> Iterator[None]:
     """Hold `folder`, which is made where it is missing, against every other process that writes there.
 
-    The lock file names the process.  Who only reads takes no notice of it.  A folder that was made here and in which
-    nothing was written is gone afterwards.  Raises SoRAError at once, with the other's process id, where another
-    process (or another thread of this one) holds the folder, and where the folder cannot be written.
+    The lock file names the process, but on Windows.  Who only reads takes no notice of it.  A folder that was made here
+    and in which nothing was written is gone afterwards.  Raises SoRAError at once, with the other's process id, where
+    another process (or another thread of this one) holds the folder, and where the folder cannot be written.
     """
     path = folder / LOCK
     made = [place for place in (folder, *folder.parents) if not place.exists()]
@@ -49,6 +49,9 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 
 def _write_owner(path: Path) -> None:
+    """Name this process in the lock file, but not on Windows, where a locked file cannot be written a second time."""
+    if not hasattr(os, "pwrite"):
+        return
     descriptor = os.open(path, os.O_WRONLY)
     try:
         os.pwrite(descriptor, f"{os.getpid()}".ljust(_WIDTH - 1).encode() + b"\n", 0)

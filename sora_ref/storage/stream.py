@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import secrets
@@ -13,6 +12,7 @@ from pathlib import Path
 from sora_ref.errors import SoRAError, printable
 from sora_ref.preconditions import require
 from sora_ref.storage.folder import flush_folder
+from sora_ref.storage.held import lock
 
 
 def require_new(path: Path) -> None:
@@ -34,8 +34,8 @@ def new_text(path: Path) -> Iterator[Callable[[str], None]]:
             path.parent.mkdir(parents=True, exist_ok=True)
             _sweep(path)
             file = temporary.open("x", encoding="utf-8", newline="\n")
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(OSError):  # a system, or a file system, without locks
+                lock(file.fileno(), wait=False)
 
         def write(text: str) -> None:
             with _in_a_sentence(path):
@@ -64,9 +64,9 @@ def _sweep(path: Path) -> None:
     with suppress(OSError):  # a folder that may be written and not be listed
         for left in [entry for entry in path.parent.iterdir() if ours.fullmatch(entry.name)]:
             with suppress(OSError):  # a link, or locked
-                descriptor = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                descriptor = os.open(left, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
                 try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    lock(descriptor, wait=False)
                     left.unlink()
                 finally:
                     os.close(descriptor)

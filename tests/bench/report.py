@@ -16,6 +16,8 @@ from typing import Any, Literal
 import numpy as np  # noqa: F401 (threadpoolctl sees the BLAS that is loaded)
 from threadpoolctl import threadpool_info
 
+from sora_ref.run.workers import available_cores
+
 _HOLDS = {"at most": operator.le, "at least": operator.ge}
 
 
@@ -56,7 +58,7 @@ def machine() -> dict[str, Any]:
     ]
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": available_cores(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "blas": blas,
