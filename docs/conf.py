@@ -19,7 +19,7 @@ author = "the sora_ref authors"
 version = sora_ref.SPEC_VERSION
 release = sora_ref.__version__
 
-extensions = ["myst_nb"]
+extensions = ["myst_nb", "sphinx_click"]
 exclude_patterns = ["examples"]
 smartquotes = False
 myst_enable_extensions = ["dollarmath"]
@@ -77,7 +77,14 @@ def linked(text: str, spec: str) -> Iterator[nodes.Node]:
     yield nodes.Text(text[end:])
 
 
+def plain_defaults(app: Sphinx, context: object, lines: list[str]) -> None:
+    """Show defaults as they are typed: sphinx-click shows Python's repr, 'full' and PosixPath('runs')."""
+    for number, line in enumerate(lines):
+        lines[number] = re.sub(r"(:default: ``)(?:\w+\()?'([^']*)'\)?``", r"\1\2``", line)
+
+
 def setup(app: Sphinx) -> None:
-    """Register the two."""
+    """Register these functions."""
     app.add_html_math_renderer("mathml", (formula, None), (formula, None))
     app.connect("doctree-resolved", link_clauses)
+    app.connect("sphinx-click-process-options", plain_defaults)
