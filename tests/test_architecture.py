@@ -36,8 +36,9 @@ CIRCLES = {
     ("sora_ref.conformance.registry", "sora_ref.conformance.checks"): "fills the list of checks when it is first asked",
 }
 
-# Modules whose work is on the host by nature: they draw random numbers, or read files.
-ON_HOST = {"sora_ref.init", "sora_ref.models.dropout", "sora_ref.models.pretrained"}
+# Modules whose work is on the host by nature: they draw random numbers, read files, or take names apart.
+ON_HOST = {f"sora_ref.{name}" for name in ("init", "models.dropout", "models.pretrained", "models.config_json")}
+ON_HOST.add("sora_ref.models.architecture")
 FOREIGN = ["cupy", "torch", "jax", "scipy", "sklearn", "pytest", "matplotlib", "tokenizers", "safetensors"]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tiny_bert import CONFIG, KINDS, make_case
 
-from sora_ref.models import bert_backward, bert_forward, linear_modules
+from sora_ref.models.bert import BERT
 
 TRAINED = ("sora_A", "sora_g", "sora_B", "bias")  # a bias, so that the backward goes as far where there is no adapter
 BENCH = Path(__file__).resolve().parent / "bench"
@@ -81,9 +81,9 @@ def test_operations_are_counted_as_the_specification_does_them(bench: Any, train
     case = make_case(1, kinds=KINDS if rank else (), lengths=(3, 3), head="mean")
     params = {name: value.view(Counted) for name, value in case.params.items()}
     Counted.operations = 0.0
-    hidden, cache = bert_forward(CONFIG, params, case.batch, scales=case.scales)
+    hidden, cache = BERT.forward(CONFIG, params, case.batch, scales=case.scales)
     if training:
-        bert_backward(hidden, cache, [f"{module}.{part}" for module in linear_modules(CONFIG) for part in TRAINED])
+        BERT.backward(hidden, cache, [f"{module}.{part}" for module in BERT.modules(CONFIG) for part in TRAINED])
     ranks = {params[f"{module}.sora_g"].shape[0] for module in case.scales} or {0}
     assert len(ranks) == 1
     assert Counted.operations == bench.job.encoder_flops(CONFIG, [3, 3], ranks.pop(), training=training)

@@ -71,9 +71,7 @@ KEYS = {
 @click.option(
     "--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16"]), help="Of float32 matrix products, on a GPU."
 )
-@click.option(
-    "--model", show_default="minilm", help="A Hugging Face BERT folder, minilm, bert-tiny, or a name on the hub."
-)
+@click.option("--model", show_default="minilm", help="A Hugging Face folder, minilm, bert-tiny, or a name on the hub.")
 @click.option(
     "--head", type=click.Choice(["mean", "cls"]), show_default="mean", help="Mean pooling, or the pooler of token 0."
 )

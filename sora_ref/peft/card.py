@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from sora_ref.models import Architecture
 from sora_ref.peft.format import HEAD_FILE, LABELS_FILE, LOADER_FILE, Layout
 from sora_ref.preconditions import require
 
@@ -127,7 +128,7 @@ model = PeftModel.from_pretrained(model, ".").eval()
 """
 
 _BESIDE = f"""\
-The adapter belongs to the bare encoder.  The trained head stands beside it in `{HEAD_FILE}`; PEFT does not know it, but
+The adapter belongs to the bare model.  The trained head stands beside it in `{HEAD_FILE}`; PEFT does not know it, but
 `{LOADER_FILE}` does.
 """
 _PIPELINE: Mapping[Layout, str] = {
@@ -155,6 +156,7 @@ _READERS = f"""\
 
 def adapter_card(
     *,
+    architecture: Architecture,
     base_model: str,
     local: bool,
     whole: bool,
@@ -201,7 +203,8 @@ The gates are folded into B; what is left is a plain LoRA.
 ## Who can read it
 
 {_READERS}
-This folder has layout `{layout}` and {suits}.  Whether a server runs BERT at all is for its own documentation to say.
+This folder has layout `{layout}` and {suits}.  Whether a server runs {architecture.title} at all is for its own
+documentation to say.
 
 ## Ranks
 
@@ -219,20 +222,23 @@ def _suits(layout: Layout, saved: Sequence[str]) -> str:
     return f"{len(saved)} modules in full in its adapter; `sora-ref export --without-head` leaves them out"
 
 
-def merged_card(*, base_model: str | None, head: Literal["cls", "mean"], labels: Labels, licence: str | None) -> str:
-    """README.md of a merged folder: with `cls` transformers' own classifier, with `mean` an encoder and its head.
+def merged_card(
+    *, architecture: Architecture, base_model: str | None, whole: bool, labels: Labels, licence: str | None
+) -> str:
+    """README.md of a merged folder.
 
     base_model: its name on the hub, or None.
+    whole:      it is transformers' own classifier; else the bare model, its head in a file beside it.
     """
-    task = "text-classification" if head == "cls" else "feature-extraction"
+    task = "text-classification" if whole else "feature-extraction"
     top = header(base_model=base_model, library="transformers", pipeline=task, licence=licence)
     return f"""\
 {top}
-# A BERT, trained with SoRA and merged
+# A {architecture.title}, trained with SoRA and merged
 
 The adapters are merged into the weights; nothing of SoRA is left to load.
 
-{_MERGED_WHOLE.format(max_length=labels.max_length) if head == "cls" else _MERGED_BESIDE}
+{_MERGED_WHOLE.format(max_length=labels.max_length) if whole else _MERGED_BESIDE}
 {label_lines(labels)}"""
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from sora_ref import backends
 from sora_ref.errors import SoRAError
 from sora_ref.linear import SoRA, require_adapter_shapes
-from sora_ref.peft.format import ADAPTABLE, Layout
+from sora_ref.peft.format import Layout
 from sora_ref.preconditions import require, require_one_dtype
 from sora_ref.prune import LoRA, kept_components, prune
 
@@ -55,10 +55,6 @@ def arranged(adapters: Mapping[str, SoRA], layout: Layout) -> Arranged:
 
 def _plain(module: str, adapter: SoRA) -> LoRA:
     """A[kept], B[:, kept] diag(g[kept]) in float64 on the host, and s."""
-    require(
-        ADAPTABLE.fullmatch(module) is not None,
-        f"{module} carries an adapter: expected the name of a linear layer of BERT, without the prefix bert.",
-    )
     A, g, B = (backends.to_host(array) for array in adapter[:3])
     host = SoRA(A, g, B, float(adapter.s))
     try:

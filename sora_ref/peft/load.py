@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,20 +12,14 @@ import numpy as np
 
 from sora_ref.errors import SoRAError, printable, shown
 from sora_ref.linear import SoRA
-from sora_ref.models.pretrained import POOLER
+from sora_ref.models import ARCHITECTURES, Architecture, Head, HeadName
 from sora_ref.peft.config import listed, read_config
 from sora_ref.peft.format import (
-    ADAPTABLE,
-    BERT,
-    CLASSIFIER,
     CONFIG_FILE,
     HEAD_FILE,
     ROOT,
-    TASKS,
     WEIGHTS_FILE,
-    Head,
     lora_key,
-    our_name,
 )
 from sora_ref.peft.matching import Selection
 from sora_ref.preconditions import require
@@ -51,8 +45,9 @@ class PeftAdapter:
     loras:  our module name -> A (r, in), B (out, r), s = α/r as PEFT computes it; of an embedding, A (r, rows).
     saved:  our tensor name -> tensor stored in full; with a head file the head's too.
     config: `adapter_config.json`, untouched.
-    prefix: `bert.` where the adapter belongs to a BERT with a head, else empty.
-    head:   `cls` or `mean` where the folder has such a head of BERT, else None.
+    prefix: what stood in front of the modules' names: a known architecture's, as `bert.`, under its classifier class;
+            else empty.
+    head:   `cls` or `mean` where the folder has such a head of a known architecture, else None.
     cast:   tensor key -> the half precision it was stored in; such tensors are float32 here.
     notes:  what PEFT would do otherwise than the configuration seems to say, a sentence each.
     """
@@ -61,7 +56,7 @@ class PeftAdapter:
     saved: Mapping[str, np.ndarray]
     config: Mapping[str, Any]
     prefix: str
-    head: Head | None
+    head: HeadName | None
     cast: Mapping[str, str]
     notes: tuple[str, ...] = ()
 
@@ -83,10 +78,12 @@ def read_adapter(folder: Path) -> PeftAdapter:
     layers = sorted(matrices, key=_by_layer)
     require(bool(layers), f"{where} has no tensors lora_A and lora_B: expected a LoRA adapter")
     loras = {layer: _lora(where, selection, layer, matrices[layer]) for layer in layers}
-    names = [our_name(layer) for layer in layers]
+    prefix = _prefix(layers)
+    names = [layer.removeprefix(prefix) for layer in layers]
     require(
-        len(set(names)) == len(names), f"{where}: some modules begin with {BERT} and some do not: expected one model"
+        len(set(names)) == len(names), f"{where}: some modules begin with {prefix} and some do not: expected one model"
     )
+    known = [each for each in ARCHITECTURES.values() if prefix in ("", each.prefix) and all(map(each.is_linear, names))]
 
     taken = {key for pair in matrices.values() for key, _ in pair.values()}
     saved = {key.removeprefix(ROOT): array for key, array in arrays.items() if key not in taken}
@@ -94,18 +91,15 @@ def read_adapter(folder: Path) -> PeftAdapter:
     notes = selection.notes(layers, [name.rpartition(".")[0] for name in saved])
     if named:
         notes.append("the keys name the adapter, as state_dict() has them: PEFT reads them where it is called default")
-    in_bert = all(ADAPTABLE.fullmatch(name) for name in names)
-    if in_bert and any(name in saved for name in CLASSIFIER):
-        _require_classifier(where, saved)
-    head: Head | None = "cls" if options.task_type == "SEQ_CLS" and in_bert and CLASSIFIER[0] in saved else None
+    head = _head_inside(where, known, saved) if options.task_type == "SEQ_CLS" else None
     if options.task_type == "FEATURE_EXTRACTION" and (folder / HEAD_FILE).exists():
-        head_file = _read_head(folder / HEAD_FILE)
-        head, saved, cast = _pooling(head_file), saved | head_file.arrays, cast | head_file.cast
+        head, head_file = _read_head(folder / HEAD_FILE, known)
+        saved, cast = saved | head_file.arrays, cast | head_file.cast
     return PeftAdapter(
-        loras={our_name(layer): lora for layer, lora in loras.items()},
-        saved={our_name(name): array for name, array in saved.items()},
+        loras={layer.removeprefix(prefix): lora for layer, lora in loras.items()},
+        saved={name.removeprefix(prefix): array for name, array in saved.items()},
         config=raw,
-        prefix=BERT if any(layer.startswith(BERT) for layer in layers) else "",
+        prefix=prefix,
         head=head,
         cast=cast,
         notes=tuple(notes),
@@ -200,27 +194,46 @@ def _require_saved(where: str, task: str | None, saved: Mapping[str, np.ndarray]
         )
 
 
-def _read_head(path: Path) -> Tensors:
-    """`head.safetensors` of an export: a classifier, on the mean or, with or without its pooler, on the first token."""
-    head, where = read_tensors(path), printable(str(path))
-    pooling = head.metadata.get("pooling")
-    require(pooling in TASKS, f"{where}: pooling is {shown(pooling)}: expected {' or '.join(map(repr, TASKS))}")
-    _require_classifier(where, head.arrays)
-    own = (*CLASSIFIER, *(POOLER if pooling == "cls" else ()))
-    foreign = [name for name in head.arrays if name not in own]
-    require(not foreign, f"{where} has {listed(foreign)}: expected {' and '.join(own)} alone")
-    for name, array in head.arrays.items():
-        require(bool(np.isfinite(array).all()), f"{where}: {name} is not finite: expected finite numbers")
-    return head
+def _prefix(layers: Sequence[str]) -> str:
+    """The prefix of a known architecture that one of the layers has; else none."""
+    found = (each.prefix for each in ARCHITECTURES.values() if any(layer.startswith(each.prefix) for layer in layers))
+    return next(found, "")
 
 
-def _pooling(head: Tensors) -> Head:
-    return "cls" if head.metadata["pooling"] == "cls" else "mean"
+def _head_inside(where: str, known: Sequence[Architecture], saved: Mapping[str, np.ndarray]) -> HeadName | None:
+    """The head that a classifier of one of the architectures has among the tensors in full; None where none fits."""
+    for architecture in known:
+        for name, head in architecture.heads.items():
+            if head.in_transformers and any(outer in saved for outer in head.outer):
+                _require_head(where, head, saved)
+                return name
+    return None
 
 
-def _require_classifier(where: str, arrays: Mapping[str, np.ndarray]) -> None:
-    for name in CLASSIFIER:
+def _read_head(path: Path, known: Sequence[Architecture]) -> tuple[HeadName, Tensors]:
+    """`head.safetensors` of an export: a head of one of the architectures, or of any where none is known.
+
+    The dense layer that is the model's own may be in it or not.
+    """
+    file, where = read_tensors(path), printable(str(path))
+    pooling = file.metadata.get("pooling")
+    heads = [(name, head) for each in (known or ARCHITECTURES.values()) for name, head in each.heads.items()]
+    names = dict.fromkeys(name for name, _ in heads)
+    require(pooling in names, f"{where}: pooling is {shown(pooling)}: expected {' or '.join(map(repr, names))}")
+    offered = [(name, head) for name, head in heads if name == pooling]
+    name, head = next(((n, h) for n, h in offered if set(h.outer) <= file.arrays.keys()), offered[0])
+    _require_head(where, head, file.arrays)
+    foreign = [key for key in file.arrays if key not in head.names]
+    require(not foreign, f"{where} has {listed(foreign)}: expected {' and '.join(head.names)} alone")
+    for key, array in file.arrays.items():
+        require(bool(np.isfinite(array).all()), f"{where}: {key} is not finite: expected finite numbers")
+    return name, file
+
+
+def _require_head(where: str, head: Head, arrays: Mapping[str, np.ndarray]) -> None:
+    for name in head.outer:
         require(name in arrays, f"{where} has no {name}: expected a classifier's weight and bias")
-    weight, bias = (arrays[name] for name in CLASSIFIER)
-    fits = weight.ndim == 2 and bias.shape == weight.shape[:1]
-    require(fits, f"{where}: classifier has weight {weight.shape} and bias {bias.shape}: expected (n, d) and (n,)")
+    for module in dict.fromkeys(name.rpartition(".")[0] for name in head.outer):
+        weight, bias = (arrays[f"{module}.{part}"] for part in ("weight", "bias"))
+        fits = weight.ndim == 2 and bias.shape == weight.shape[:1]
+        require(fits, f"{where}: {module} has weight {weight.shape} and bias {bias.shape}: expected (n, d) and (n,)")

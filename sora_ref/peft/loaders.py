@@ -16,7 +16,7 @@ _PEFT = """\
 
 _BESIDE = f"""\
         with safe_open(FOLDER / "{HEAD_FILE}", framework="pt") as file:
-            self.pooling = file.metadata()["pooling"]
+            self.about = file.metadata()
             self.head = {{name: file.get_tensor(name) for name in file.keys()}}
 
     @torch.no_grad()
@@ -25,14 +25,16 @@ _BESIDE = f"""\
         out = self.model(**batch)
         hidden = out.last_hidden_state
         head = {{name: tensor.to(hidden) for name, tensor in self.head.items()}}
-        if self.pooling == "mean":
+        dense, out_layer = self.about.get("dense"), self.about["out"]
+        if self.about["pooling"] == "mean":
             mask = batch["attention_mask"][:, :, None].to(hidden)
             pooled = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-        elif "pooler.dense.weight" in head:
-            pooled = torch.tanh(linear(hidden[:, 0], head["pooler.dense.weight"], head["pooler.dense.bias"]))
+        elif f"{{dense}}.weight" in head:
+            pooled = linear(hidden[:, 0], head[f"{{dense}}.weight"], head[f"{{dense}}.bias"])
+            pooled = getattr(torch, self.about["activation"])(pooled)
         else:
             pooled = out.pooler_output
-        return linear(pooled, head["classifier.weight"], head["classifier.bias"])
+        return linear(pooled, head[f"{{out_layer}}.weight"], head[f"{{out_layer}}.bias"])
 """
 
 _INSIDE = """\
@@ -89,7 +91,7 @@ _WITH_BASE = 'model = Classifier()  # or Classifier("path/to/the/base/model")'
 
 # The adapter with its head in it: a whole sequence classifier.
 PEFT_WHOLE = _loader(
-    "Loads this folder: a BERT sequence classifier with its LoRA adapter.  Needs torch, transformers and peft.",
+    "Loads this folder: a sequence classifier with its LoRA adapter.  Needs torch, transformers and peft.",
     _WITH_BASE,
     """\
 import torch
@@ -106,7 +108,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer""",
 
 # The adapter of the bare encoder, its head in a file beside it.
 PEFT_BESIDE = _loader(
-    "Loads this folder: a bare BERT encoder, its LoRA adapter, and the trained head beside it.\n\n"
+    "Loads this folder: a bare encoder, its LoRA adapter, and the trained head beside it.\n\n"
     "Needs torch, transformers, peft and safetensors.",
     _WITH_BASE,
     """\
@@ -125,7 +127,7 @@ from transformers import AutoModel, AutoTokenizer""",
 
 # A merged encoder, its head in a file beside it.
 TRANSFORMERS_BESIDE = _loader(
-    "Loads this folder: a BERT encoder with its adapters merged in, and the trained head beside it.\n\n"
+    "Loads this folder: an encoder with its adapters merged in, and the trained head beside it.\n\n"
     "Needs torch, transformers and safetensors.",
     "model = Classifier()",
     """\

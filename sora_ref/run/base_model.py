@@ -7,6 +7,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from sora_ref.errors import SoRAError, printable
+from sora_ref.models import listed_titles
 from sora_ref.run.artefacts import ARTEFACTS, download
 from sora_ref.run.config import Config
 from sora_ref.run.hub import hub_folder, pinned, repository
@@ -25,7 +26,7 @@ def model_folder(path: str, say: Say | None = None) -> Path:
     if path not in ARTEFACTS and not folder.exists() and repository(path):
         return hub_folder(path, say)
     named = ", ".join(key for key in ARTEFACTS if _is_fetched(key))
-    expected = f"a Hugging Face BERT folder, a name on its hub, or one of {named}"
+    expected = f"a Hugging Face folder of {listed_titles()}, a name on its hub, or one of {named}"
     raise SoRAError(f"model {printable(path)}: no such folder: expected {expected}")
 
 

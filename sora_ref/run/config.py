@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from sora_ref import GATE_RULES
 from sora_ref.errors import SoRAError, printable, shown
 from sora_ref.gate import GateRule
-from sora_ref.models.bert import LINEAR_KINDS
+from sora_ref.models import KINDS
 from sora_ref.optim import SGD, AdamW, Optimiser
 from sora_ref.preconditions import require
 from sora_ref.run.artefacts import ARTEFACTS
@@ -52,7 +52,7 @@ class Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class ModelSection(Section, frozen=True):
-    """path: a Hugging Face BERT folder, or the name of one that is fetched.  dtype of the work: see `Config`."""
+    """path: a Hugging Face folder, or the name of one that is fetched.  dtype of the work: see `Config`."""
 
     path: str = "minilm"
     head: Literal["cls", "mean"] = "mean"
@@ -87,7 +87,7 @@ class AdapterSection(Section, frozen=True):
     gated: false trains a plain LoRA, with gates fixed at 1.  norms, biases: also train the encoder's own.
     """
 
-    kinds: tuple[str, ...] = tuple(LINEAR_KINDS)
+    kinds: tuple[str, ...] = KINDS
     r: Whole = 8
     alpha: float = 16.0
     gate: float | Literal["normal"] = 1.0
@@ -291,8 +291,8 @@ def _check(config: Config) -> None:
     require(r > 0 or not kinds, "adapter.r is 0: expected at least 1; adapter.kinds = [] trains the head alone")
     held = gate == "normal" or abs(gate) <= float(np.finfo(config.dtype).max)
     require(held, f"adapter.gate is {gate}: expected a number that {config.dtype} can hold")
-    unknown = sorted(set(kinds) - set(LINEAR_KINDS))
-    some = ", ".join(LINEAR_KINDS)
+    unknown = sorted(set(kinds) - set(KINDS))
+    some = ", ".join(KINDS)
     require(not unknown, f"adapter.kinds has {', '.join(map(word, unknown))}: expected some of {some}")
     config.gate_rule()
     if config.schedule is not None:

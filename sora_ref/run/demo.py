@@ -99,7 +99,7 @@ def run_demo(
     loaded = load_trained(folder / "sora")
     setup = loaded.setup
     test = read_task(setup.config, labels=setup.labels, split="test").splits["test"]
-    encoded = encode(test, setup.tokenizer, setup.model.bert)
+    encoded = encode(test, setup.tokenizer, setup.model.config)
     some = encoded.take(list(range(min(_SAMPLE, len(test)))))
     modules = module_agreement(setup, loaded.params, some)
     whole = model_agreement(setup, loaded.params, some)

@@ -60,7 +60,7 @@ def score_task(setup: Setup, trained: Params, task: Task) -> dict[str, dict[str,
     """The metrics of every split of a task whose examples all have labels."""
     found = {}
     for name, examples in task.splits.items():
-        part = encode(examples, setup.tokenizer, setup.model.bert)
+        part = encode(examples, setup.tokenizer, setup.model.config)
         if part.labels is not None:
             found[name] = score(setup.labels, predict_logits(setup, trained, part), part.labels)
     return found

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from sora_ref.errors import SoRAError, printable, shown
-from sora_ref.models import Classifier, classifier_shapes
+from sora_ref.models import OUTPUT_LAYERS, Classifier
 from sora_ref.names import adapter_names, is_adapter, module_of
 from sora_ref.optim import Moments
 from sora_ref.preconditions import require
@@ -44,7 +44,7 @@ def require_consistent(where: str, params: Arrays, scales: Mapping[str, float], 
     """SoRAError, beginning with `where`, unless the parameters are adapters and a head that could be a model's.
 
     Every module with a scale has A (r, in), B (out, r) and, where it is gated, g (r,); no other module has any.  The
-    head is classifier.weight (outputs, d) with classifier.bias (outputs,).
+    head ends in a weight (outputs, d) with a bias (outputs,), under one of `OUTPUT_LAYERS`.
     """
     known = {name for module in scales for name in adapter_names(module)}
     for name in params:
@@ -62,9 +62,10 @@ def require_consistent(where: str, params: Arrays, scales: Mapping[str, float], 
         r = A.shape[0]
         require(B.shape[1] == r, f"{where}: {name} has A {A.shape} and B {B.shape}: expected (r, in) and (out, r)")
         require(g is None or g.shape == (r,), f"{where}: {name} has g {g is not None and g.shape}: expected ({r},)")
-    weight, bias = params.get("classifier.weight"), params.get("classifier.bias")
+    out = next((module for module in OUTPUT_LAYERS if f"{module}.weight" in params), OUTPUT_LAYERS[0])
+    weight, bias = params.get(f"{out}.weight"), params.get(f"{out}.bias")
     if weight is None or bias is None:
-        lost = "classifier.weight" if weight is None else "classifier.bias"
+        lost = f"{out}.weight" if weight is None else f"{out}.bias"
         raise SoRAError(f"{where}: no tensor {lost}: expected a head")
     sound = weight.ndim == 2 and len(weight) == outputs and bias.shape == (outputs,)
     require(sound, f"{where}: the head is {weight.shape} and {bias.shape}: expected ({outputs}, d) and ({outputs},)")
@@ -75,7 +76,7 @@ def require_fits(where: str, params: Arrays, model: Classifier, modules: Mapping
 
     modules: those that the configuration adapts; the keys alone count.
     """
-    shapes = model.bert.shapes() | classifier_shapes(model)
+    shapes = model.shapes
     for name, array in params.items():
         module = module_of(name)
         names = adapter_names(module)

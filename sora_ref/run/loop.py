@@ -20,7 +20,6 @@ from sora_ref import (
 )
 from sora_ref.errors import SoRAError, printable
 from sora_ref.models import Dropout, classifier_backward, classifier_forward, cross_entropy, squared_error
-from sora_ref.models.bert import decayed
 from sora_ref.names import adapter_names, module_of
 from sora_ref.preconditions import require
 from sora_ref.run import checkpoint as ckpt
@@ -93,7 +92,7 @@ def train_stage(
     if position.stage_step >= total or stops_early(config, position):
         return state, position
     lr, gate_lr = config.learning_rates(total)
-    recipe = config.recipe(decayed)
+    recipe = config.recipe(setup.model.architecture.decayed)
     name = printable(run.out.name).replace("\n", " ")
     title = name if config.schedule is None else f"{name} stage {stage.k}"
     unread: list[tuple[int, Any]] = []  # step and loss, still on the device

@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from sora_ref.models.pretrained import POOLER
 from sora_ref.peft import loaders
 from sora_ref.peft.card import Labels, labels_of, merged_card
 from sora_ref.peft.export import head_bytes
-from sora_ref.peft.format import CLASSIFIER, HEAD_FILE, LABELS_FILE, README_FILE
-from sora_ref.preconditions import require
+from sora_ref.peft.format import HEAD_FILE, LABELS_FILE, README_FILE
 from sora_ref.run.artefacts import ARTEFACTS
 from sora_ref.run.hub import repository
 from sora_ref.run.setup import Setup
@@ -37,7 +35,7 @@ _OLD = (
 
 def labels_of_setup(setup: Setup) -> Labels:
     """The names of the outputs, and the longest input."""
-    limit = min(setup.config.model.max_length, setup.model.bert.max_position_embeddings)
+    limit = min(setup.config.model.max_length, setup.model.config.longest)
     return labels_of(setup.labels.outputs, setup.labels.names, limit)
 
 
@@ -54,37 +52,43 @@ def hub_commit(setup: Setup) -> str | None:
 
 
 def merged_config(setup: Setup, dtype: str) -> dict[str, Any]:
-    """config.json of the merged model: the base's, with the classes of a `cls` head.
+    """config.json of the merged model: the base's, with the classes of a head that transformers has.
 
-    With the mean head it claims no classes at all, not even the two that transformers takes by default: then a
+    With any other it claims no classes at all, not even the two that transformers takes by default: then a
     text-classification pipeline, which would run a classifier drawn at random, has nothing to choose from and fails.
     """
     path = setup.folder / "config.json"
     found = read_json(path, dict[str, Any], "the model's configuration")
     config = {key: value for key, value in found.items() if key not in _OLD}
     labels = labels_of_setup(setup)
-    cls = setup.model.head == "cls"
-    names = labels.names if cls else ()
+    architecture, whole = setup.model.architecture, setup.model.head_record.in_transformers
+    names = labels.names if whole else ()
     config |= {
-        "architectures": ["BertForSequenceClassification" if cls else "BertModel"],
+        "architectures": [architecture.classifier_class if whole else architecture.model_class],
         "dtype": dtype,
         "id2label": {str(row): name for row, name in enumerate(names)},
         "label2id": {name: row for row, name in enumerate(names)},
     }
-    return config | ({"problem_type": labels.problem} if cls else {})
+    return config | ({"problem_type": labels.problem} if whole else {})
 
 
 def merged_extras(setup: Setup, head: Mapping[str, np.ndarray], licence: str | None) -> dict[str, bytes]:
-    """README.md; and with the mean head, which transformers has no class for, the head, its labels and a loader."""
+    """README.md; and with a head that transformers has no class for, the head, its labels and a loader."""
     labels = labels_of_setup(setup)
-    card = merged_card(base_model=hub_name(setup), head=setup.model.head, labels=labels, licence=licence)
-    if setup.model.head == "cls":
+    architecture, record = setup.model.architecture, setup.model.head_record
+    card = merged_card(
+        architecture=architecture,
+        base_model=hub_name(setup),
+        whole=record.in_transformers,
+        labels=labels,
+        licence=licence,
+    )
+    if record.in_transformers:
         return {README_FILE: card.encode()}
-    own = {name: head[name] for name in CLASSIFIER}
-    require(not any(name in head for name in POOLER), "a mean head has no pooler: expected a classifier alone")
+    own = {name: head[name] for name in record.outer}
     return {
         README_FILE: card.encode(),
-        HEAD_FILE: head_bytes(own, "mean", labels),
+        HEAD_FILE: head_bytes(own, record, setup.model.head, labels),
         LABELS_FILE: labels.as_json().encode(),
         LOADER_FILE: loaders.TRANSFORMERS_BESIDE.encode(),
     }

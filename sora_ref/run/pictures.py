@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sora_ref.errors import SoRAError, shown
-from sora_ref.models.bert import LINEAR_KINDS
+from sora_ref.models import Architecture
 from sora_ref.storage.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _INK, _GONE, _ALIVE = "#222222", "#c9b8a8", "#2a6f97"
+_LAYERS = 9999  # of a picture, at most
 
 
 @contextmanager
@@ -32,11 +32,11 @@ def _own_style() -> Iterator[None]:
 
 
 @_own_style()
-def draw_ranks(path: Path, ranks: Mapping[str, int], r: int) -> None:
+def draw_ranks(path: Path, architecture: Architecture, ranks: Mapping[str, int], r: int) -> None:
     """A heat map, layers from the bottom up and kinds of linear layer from left to right, the rank in every cell."""
-    places = [_place(module) for module in ranks]
+    places = [_place(architecture, module) for module in ranks]
     layers = max(layer for layer, _ in places) + 1
-    kinds = [kind for kind in LINEAR_KINDS if any(found == kind for _, found in places)]
+    kinds = [kind for kind in architecture.kinds if any(found == kind for _, found in places)]
     grid = np.full((layers, len(kinds)), np.nan)
     for (layer, kind), rank in zip(places, ranks.values(), strict=True):
         grid[layer, kinds.index(kind)] = rank
@@ -80,15 +80,15 @@ def draw_gates(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     _save(figure, path)
 
 
-def _place(module: str) -> tuple[int, str]:
-    """Layer and kind of a module by its name; SoRAError for a name that no adapted module of a BERT can have."""
-    found = re.fullmatch(r"encoder\.layer\.([0-9]{1,4})\.(.+)", module)
-    kind = next((kind for kind, suffix in LINEAR_KINDS.items() if found is not None and suffix == found[2]), None)
-    if found is None or kind is None:
+def _place(architecture: Architecture, module: str) -> tuple[int, str]:
+    """Layer and kind of a module by its name; SoRAError for a name that no adapted module can have."""
+    place = architecture.place(module)
+    if place is None or place[0] > _LAYERS:
         raise SoRAError(
-            f"a module {shown(module)}: expected encoder.layer.N. and one of {', '.join(LINEAR_KINDS.values())}"
+            f"a module {shown(module)}: expected {architecture.layers}.N. and one of "
+            f"{', '.join(architecture.kinds.values())}"
         )
-    return int(found[1]), kind
+    return place
 
 
 def _figure(width: float, height: float) -> Figure:

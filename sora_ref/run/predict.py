@@ -35,7 +35,7 @@ def predict_records(loaded: Loaded, examples: Sequence[Example]) -> list[dict[st
 
 def _records(loaded: Loaded, examples: Sequence[Example]) -> Iterator[dict[str, Any]]:
     setup = loaded.setup
-    logits = predict_logits(setup, loaded.params, encode(examples, setup.tokenizer, setup.model.bert))
+    logits = predict_logits(setup, loaded.params, encode(examples, setup.tokenizer, setup.model.config))
     chosen = predictions(setup.labels, logits).tolist()
     if setup.labels.kind == "regression":
         for example, value in zip(examples, chosen, strict=True):

@@ -12,8 +12,7 @@ import numpy as np
 from sora_ref import SoRA, kernels
 from sora_ref.backends import Array, Backend
 from sora_ref.kernels import Kernels
-from sora_ref.models import BertConfig, Classifier, ModelOps, linear_modules, load_bert
-from sora_ref.models.pretrained import POOLER
+from sora_ref.models import Classifier, ModelOps, load_model
 from sora_ref.names import adapter_names, is_adapter, unpack
 from sora_ref.preconditions import require
 from sora_ref.run.base_model import model_folder
@@ -88,18 +87,15 @@ def make_setup(config: Config, labels: Labels, say: Say | None = None) -> Setup:
     """Load the model of a configuration and lay out its adapters, onto the configuration's backend."""
     backend = get_backend(config.backend)
     folder = model_folder(config.model.path, say)
-    bert, weights = load_bert(folder, dtype=config.dtype, say=say)
-    most = bert.max_position_embeddings
+    architecture, sizes, weights = load_model(folder, dtype=config.dtype, say=say)
+    most = sizes.longest
     require(
         config.model.max_length <= most,
         f"model.max_length is {config.model.max_length}: expected at most the {most} positions of {folder}",
     )
-    model = Classifier(bert, config.model.head, labels.outputs)
-    new_head_names: tuple[str, ...] = ("classifier.weight", "classifier.bias")
-    if model.head == "cls" and POOLER[0] not in weights:
-        new_head_names = (*POOLER, *new_head_names)
-    modules = linear_modules(bert, config.adapter.kinds)
-    _require_rank(config, bert, modules)
+    model = Classifier(architecture, sizes, config.model.head, labels.outputs)
+    modules = architecture.modules(sizes, config.adapter.kinds)
+    _require_rank(config, model, modules)
     frozen = {name: backend.from_host(array) for name, array in weights.items()}
     if not config.adapter.gated:
         gates = [adapter_names(module).g for module in modules]
@@ -113,7 +109,7 @@ def make_setup(config: Config, labels: Labels, say: Say | None = None) -> Setup:
         labels=labels,
         frozen=frozen,
         scales={module: config.adapter.alpha / max(config.adapter.r, 1) for module in modules},
-        new_head_names=new_head_names,
+        new_head_names=tuple(name for name in model.head_record.names if name not in weights),
         backend=backend,
         kernels=faster,
         ops=ops,
@@ -122,9 +118,9 @@ def make_setup(config: Config, labels: Labels, say: Say | None = None) -> Setup:
     )
 
 
-def _require_rank(config: Config, bert: BertConfig, modules: Sequence[str]) -> None:
+def _require_rank(config: Config, model: Classifier, modules: Sequence[str]) -> None:
     """SoRAError for more components than any of the modules can use."""
-    shapes = bert.shapes()
+    shapes = model.shapes
     most = max((min(shapes[f"{module}.weight"]) for module in modules), default=config.adapter.r)
     r = config.adapter.r
     require(

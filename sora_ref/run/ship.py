@@ -16,7 +16,7 @@ from sora_ref.backends import Array
 from sora_ref.errors import printable
 from sora_ref.names import adapter_names, is_adapter, pack
 from sora_ref.peft import ExportReport, export_adapter
-from sora_ref.peft.format import Layout
+from sora_ref.peft.format import Layout, task_of
 from sora_ref.peft.rounding import Format, format_of
 from sora_ref.preconditions import require
 from sora_ref.run.checkpoint import Trained, checkpoint_bytes, without_moments
@@ -64,8 +64,8 @@ def write_merged(
 ) -> dict[str, float]:
     """Write the merged model as a Hugging Face folder that every command, and transformers, accepts.
 
-    With the CLS head it is a BertForSequenceClassification; with mean pooling a BertModel, the linear head beside it,
-    in adapter.safetensors for us and in head.safetensors for the loader that comes with it.
+    With a head that transformers has it is the architecture's classifier class; else the bare model, the head beside
+    it, in adapter.safetensors for us and in head.safetensors for the loader that comes with it.
 
     dtype:   float32, float64, float16 or bfloat16, of all weights; that of the work by default.
     licence: as the hub names it, for the README.
@@ -77,9 +77,9 @@ def write_merged(
     _require_finite(loaded)
     merged, trained = merged_params(setup, loaded.params)
     weights = to_host(setup, {**merged, **trained})
-    cls = setup.model.head == "cls"
-    if not cls:
-        weights = {name: array for name, array in weights.items() if not name.startswith("classifier.")}
+    model = setup.model
+    if not model.head_record.in_transformers:
+        weights = {name: array for name, array in weights.items() if name not in model.head_record.outer}
     form = format_of(dtype or setup.config.dtype)
     stored = {name: _stored(name, array, setup.config.dtype, form) for name, array in weights.items()}
     bounds = {
@@ -94,7 +94,7 @@ def write_merged(
         model=replace_fields(setup.config.model, path="."),
         adapter=replace_fields(setup.config.adapter, kinds=[], norms=False, biases=False),
     )
-    named = {_hugging_face_name(name, cls): array for name, array in stored.items()}
+    named = {task_of(model.architecture, model.head_record).full_name(name): array for name, array in stored.items()}
     head = {name: array for name, array in to_host(setup, trained).items() if name in setup.new_head_names}
     files = {
         "config.json": (json.dumps(merged_config(setup, form.name), indent=2) + "\n").encode(),
@@ -133,6 +133,7 @@ def write_peft(
         out,
         setup.adapters(loaded.params),
         to_host(setup, setup.head(loaded.params)),
+        architecture=setup.model.architecture,
         head=setup.model.head,
         layout=layout,
         base_model=named or setup.folder.name,
@@ -174,7 +175,3 @@ def _run_files(config: Config, trained: Trained) -> dict[str, bytes]:
 def _write(out: Path, files: Mapping[str, bytes]) -> None:
     """A new folder, complete or not at all."""
     write_folder(out, files, overwrite=False, replaceable=(), check=lambda folder: None)
-
-
-def _hugging_face_name(name: str, cls: bool) -> str:
-    return f"bert.{name}" if cls and not name.startswith("classifier.") else name

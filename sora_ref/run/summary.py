@@ -103,7 +103,7 @@ def finish(
     adapters = setup.adapters(params)
     ranks = module_ranks(adapters)
     head = sum(int(np.prod(value.shape)) for value in setup.head(params).values())
-    counts = count_parameters(adapters, hidden=setup.model.bert.hidden_size, head=head)
+    counts = count_parameters(adapters, hidden=setup.model.config.hidden_size, head=head)
     null = null_model(setup.config, counts.components, position)
     summary = {
         "task": setup.config.task.name,
@@ -122,7 +122,7 @@ def finish(
     if setup.backend.memory is not None:
         summary["device_memory"] = setup.backend.memory()
     if ranks:
-        draw_ranks(out / "ranks.png", ranks, setup.config.adapter.r)
+        draw_ranks(out / "ranks.png", setup.model.architecture, ranks, setup.config.adapter.r)
     history = gate_history(out)
     if history:
         draw_gates(out / "gates.png", history)

@@ -10,7 +10,7 @@ import numpy as np
 
 from sora_ref.backends import Backend
 from sora_ref.init import generator
-from sora_ref.models.bert import Batch, BertConfig
+from sora_ref.models import Batch, ModelConfig
 from sora_ref.preconditions import require
 from sora_ref.run.data import Example
 from sora_ref.run.tokens import encode_texts
@@ -44,16 +44,19 @@ class Encoded(NamedTuple):
         return Encoded(tuple(ids), tuple(types), self.lengths[list(rows)], labels, names)
 
 
-def encode(examples: Sequence[Example], tokenizer: Tokenizer, config: BertConfig) -> Encoded:
-    """Token ids and types of single texts or pairs; SoRAError for an id the model has no embedding of."""
+def encode(examples: Sequence[Example], tokenizer: Tokenizer, config: ModelConfig) -> Encoded:
+    """Token ids and types of single texts or pairs; SoRAError for an id the model has no embedding of.
+
+    Types are zeros where the model reads none.
+    """
     ids: list[np.ndarray] = []
     types: list[np.ndarray] = []
     for first in range(0, len(examples), _AT_ONCE):
         texts = [e.text if e.pair is None else (e.text, e.pair) for e in examples[first : first + _AT_ONCE]]
         encodings = encode_texts(tokenizer, texts)
         ids += (np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings)
-        types += (np.asarray(encoding.type_ids, dtype=np.int64) for encoding in encodings)
-    for name, arrays, size in (("token id", ids, config.vocab_size), ("token type", types, config.type_vocab_size)):
+        types += (_types(encoding.type_ids, config) for encoding in encodings)
+    for name, arrays, size in (("token id", ids, config.vocab_size), ("token type", types, max(config.token_types, 1))):
         for example, array in zip(examples, arrays, strict=True):
             require(
                 array.size == 0 or int(array.max()) < size,
@@ -64,6 +67,10 @@ def encode(examples: Sequence[Example], tokenizer: Tokenizer, config: BertConfig
     known = None if None in labels else np.asarray(labels)
     lengths = np.asarray([len(array) for array in ids], dtype=np.int64)
     return Encoded(tuple(ids), tuple(types), lengths, known, tuple(example.id for example in examples))
+
+
+def _types(given: Sequence[int], config: ModelConfig) -> np.ndarray:
+    return np.asarray(given, dtype=np.int64) if config.token_types else np.zeros(len(given), dtype=np.int64)
 
 
 def epoch_batches(lengths: np.ndarray, batch: int, bucket_batches: int, seed: int, epoch: int) -> list[np.ndarray]:

@@ -120,7 +120,7 @@ def _train(config: Config, out: Path, accept: bool, quiet: bool, say: Say) -> di
     _require_splits(task, config, say)
     setup = make_setup(config, labels, say)
     used = {name: part for name, part in task.splits.items() if config.train.score_test or not name.startswith("test")}
-    data = {name: encode(examples, setup.tokenizer, setup.model.bert) for name, examples in used.items()}
+    data = {name: encode(examples, setup.tokenizer, setup.model.config) for name, examples in used.items()}
     for split, part in data.items():
         required = split == "train" or split.startswith("validation")
         require(
@@ -269,7 +269,7 @@ def _stages(
             score(run.setup.labels, predict_logits(run.setup, state.params, part), expected_labels(part))[metric]
             for part in (chosen, run.data[run.selection])
         )
-        nonzero = count_parameters(adapters, hidden=run.setup.model.bert.hidden_size).with_gates
+        nonzero = count_parameters(adapters, hidden=run.setup.model.config.hidden_size).with_gates
         return Performance(nonzero, memorized, generalized)
 
     done = stage_records(run.out)

@@ -61,7 +61,7 @@ def module_agreement(setup: Setup, params: Params, encoded: Encoded) -> list[Mod
     batch = pad(encoded, np.arange(len(encoded.ids)), setup.backend)
     all_params = setup.all_params(params)
     _, cache = classifier_forward(setup.model, all_params, batch, scales=setup.scales, ops=setup.ops)
-    inputs = {name: linear.x for layer in cache.bert.layers for name, linear in layer.linear.values()}
+    inputs = cache.model.linear_inputs()
     adapters, pruned = setup.adapters(params), setup.adapters(smaller)
 
     rows = []

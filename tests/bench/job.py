@@ -10,7 +10,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from sora_ref.models import BertConfig, linear_modules, load_bert
+from sora_ref.models import load_model
+from sora_ref.models.bert import BERT
+from sora_ref.models.encoder import EncoderConfig
 from sora_ref.run.base_model import model_folder
 from sora_ref.run.config import Config, load_config
 from sora_ref.run.tasks import read_task
@@ -66,7 +68,7 @@ class Job:
 class Material:
     """All arrays of a job: the encoder, the adapters, the head; sequences with labels, and how they form batches."""
 
-    config: BertConfig
+    config: EncoderConfig
     params: Arrays
     scales: Mapping[str, float]
     trained: tuple[str, ...]
@@ -76,10 +78,11 @@ class Material:
 
 def material(job: Job) -> Material:
     """The arrays of a job: MiniLM's weights, adapters as far into training that nothing is zero by chance."""
-    config, weights = load_bert(model_folder("minilm"))
+    _, config, weights = load_model(model_folder("minilm"))
+    assert isinstance(config, EncoderConfig)
     draws = np.random.default_rng(0)
     params, scales = dict(weights), {}
-    for module in linear_modules(config) if job.rank else ():
+    for module in BERT.modules(config) if job.rank else ():
         out, in_ = weights[f"{module}.weight"].shape
         gate = np.ones(job.rank, np.float32)
         gate[: round(job.closed * job.rank)] = 0
@@ -106,7 +109,7 @@ def gemm_flops(job: Job) -> float:
     return encoder_flops(m.config, lengths, rank, training=job.what == "train")
 
 
-def encoder_flops(config: BertConfig, lengths: Sequence[int], rank: int, *, training: bool) -> float:
+def encoder_flops(config: EncoderConfig, lengths: Sequence[int], rank: int, *, training: bool) -> float:
     """Operations of sequences of these lengths, with adapters of this rank on every linear layer.
 
     A dense map of n tokens costs 2·n·in·out, and as much for the gradient of its input, which the lowest block's query,
@@ -114,8 +117,8 @@ def encoder_flops(config: BertConfig, lengths: Sequence[int], rank: int, *, trai
     for dx.  Attention costs 4·t²·d a sequence and block forward, and twice that backward.
     """
     tokens, squares = float(sum(lengths)), float(sum(length**2 for length in lengths))
-    shapes, total = config.shapes(), 0.0
-    for module in linear_modules(config):
+    shapes, total = BERT.shapes(config), 0.0
+    for module in BERT.modules(config):
         out, in_ = shapes[f"{module}.weight"]
         lowest = module.startswith("encoder.layer.0.attention.self.")
         total += 2 * tokens * in_ * out * (1 + (training and not lowest))
@@ -148,7 +151,7 @@ def _movies() -> Encoded:
     config = demo_configuration()
     folder = model_folder("minilm")
     examples = read_task(config).splits["train"]
-    return encode(examples, load_tokenizer(folder, config.model.max_length), load_bert(folder)[0])
+    return encode(examples, load_tokenizer(folder, config.model.max_length), load_model(folder).config)
 
 
 def _batches(job: Job, data: Encoded) -> tuple[npt.NDArray[Any], ...]:

@@ -33,6 +33,7 @@ from sora_ref.models import (
     classifier_logits,
     cross_entropy,
 )
+from sora_ref.models.bert import BERT
 from sora_ref.run.text import microbatches, pad
 from sora_ref.run.training import train
 from sora_ref.run.workers import worker_pool
@@ -48,7 +49,7 @@ class Ours:
         ops = MODEL_SPEC.replace(**self.kernels.training)
         ops = ops.replace(**self.kernels.evaluation) if job.what == "infer" else ops
         self.ops = ops
-        self.model = Classifier(self.m.config, "mean", 2)
+        self.model = Classifier(BERT, self.m.config, "mean", 2)
         self.params, self.scales = dict(self.m.params), dict(self.m.scales)
         self.current = self.ops
         self.recipe = Recipe(AdamW(), ADAMW_XI, clip=CLIP)

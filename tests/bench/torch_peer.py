@@ -16,8 +16,8 @@ import torch.nn.functional as F  # noqa: N812 (PyTorch's own habit)
 from job import CLIP, LEARNING_RATE, SCALE, THRESHOLD, Job, Material, demo_configuration, material
 from torch import Tensor
 
-from sora_ref.models import BertConfig
-from sora_ref.models.bert import LINEAR_KINDS
+from sora_ref.models.bert import BERT
+from sora_ref.models.encoder import EncoderConfig
 from sora_ref.run.data import Labels
 from sora_ref.run.initial import initial_params
 from sora_ref.run.setup import make_setup
@@ -28,7 +28,7 @@ from sora_ref.run.text import Encoded, encode, epoch_batches
 class Network:
     """BERT with SoRA and a head on the mean of the tokens, from a mapping of names to arrays."""
 
-    def __init__(self, config: BertConfig, params: Mapping[str, Any], scales: Mapping[str, float]) -> None:
+    def __init__(self, config: EncoderConfig, params: Mapping[str, Any], scales: Mapping[str, float]) -> None:
         self.config, self.scales = config, scales
         self.p = {name: torch.from_numpy(np.array(value)) for name, value in params.items()}
 
@@ -54,7 +54,7 @@ class Network:
         seen = None if mask is None else mask[:, None, None, :]
         for layer in range(self.config.num_hidden_layers):
             prefix = f"encoder.layer.{layer}"
-            module = {kind: f"{prefix}.{suffix}" for kind, suffix in LINEAR_KINDS.items()}
+            module = {kind: f"{prefix}.{suffix}" for kind, suffix in BERT.kinds.items()}
             q, k, v = (
                 self.linear(module[kind], x).view(b, t, heads, d // heads).transpose(1, 2)
                 for kind in ("query", "key", "value")
@@ -162,7 +162,7 @@ class Peft(Torch):
             str(model_folder("minilm")), attn_implementation="sdpa", add_pooling_layer=False
         )
         adapted = LoraConfig(
-            r=self.job.rank, lora_alpha=SCALE * self.job.rank, target_modules=sorted(set(LINEAR_KINDS.values()))
+            r=self.job.rank, lora_alpha=SCALE * self.job.rank, target_modules=sorted(set(BERT.kinds.values()))
         )
         self.model = get_peft_model(base, adapted).train()
         for module in self.model.modules():
@@ -186,9 +186,10 @@ def train_demo() -> dict[str, Any]:
     config = demo_configuration()
     task = read_task(config)
     setup = make_setup(config, Labels(task.kind, task.labels, task.metrics))
-    data = {name: encode(examples, setup.tokenizer, setup.model.bert) for name, examples in task.splits.items()}
+    data = {name: encode(examples, setup.tokenizer, setup.model.config) for name, examples in task.splits.items()}
     start = initial_params(setup)
-    network = Network(setup.model.bert, setup.all_params(start), setup.scales)
+    assert isinstance(setup.model.config, EncoderConfig)
+    network = Network(setup.model.config, setup.all_params(start), setup.scales)
     for name in start:
         network.p[name].requires_grad_(True)
     gates = [network.p[name] for name in start if name.endswith(".sora_g")]

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from tiny_run import (
-    BERT,
+    CONFIG,
     EPOCH,
     SCHEDULE,
     change_weights,
@@ -38,7 +38,7 @@ from tiny_run import (
 from sora_ref import SPEC_VERSION, __version__
 from sora_ref.cli import main as main_module
 from sora_ref.cli.commands import cli
-from sora_ref.models import linear_modules
+from sora_ref.models.bert import BERT
 from sora_ref.run.checkpoint import checkpoints
 from sora_ref.run.config import load_config
 
@@ -258,7 +258,7 @@ def test_inspect_shows_ranks_gates_and_counts(
     assert facts["counts"] == summary["counts"]
     assert facts["ranks"] == summary["ranks"]
     assert set(facts["scales"].values()) == {2.0}
-    assert set(facts["gates"]) == set(linear_modules(BERT))
+    assert set(facts["gates"]) == set(BERT.modules(CONFIG))
     text = good("inspect", trained, "--quiet")
     assert f"components kept: {summary['counts']['kept']} of 36" in text
     assert len(re.findall(r"^  encoder\.\S+ +rank \d of 3  s 2  g( 0| [+-]\d\.\d{3}){3}$", text, re.M)) == 12
@@ -353,7 +353,7 @@ def path_of(own: Keys, name: str) -> Path:
 
 
 MODEL_DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "no folder": (shutil.rmtree, "no such folder: expected a Hugging Face BERT folder"),
+    "no folder": (shutil.rmtree, "no such folder: expected a Hugging Face folder of BERT"),
     "no config": (lambda f: (f / "config.json").unlink(), r"config\.json: no such file"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), r"model\.safetensors: no such file"),
     "no tokeniser": (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer\.json: no such file"),

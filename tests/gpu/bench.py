@@ -21,19 +21,18 @@ from sora_ref.backends import Backend, get
 from sora_ref.models import (
     MODEL_SPEC,
     Batch,
-    BertConfig,
     Classifier,
     ModelOps,
     classifier_backward,
     classifier_forward,
-    classifier_shapes,
     cross_entropy,
-    linear_modules,
 )
+from sora_ref.models.bert import BERT
+from sora_ref.models.encoder import EncoderConfig
 
 MODELS = {
-    "MiniLM-L6": BertConfig(30522, 384, 6, 12, 1536, 512, 2),
-    "BERT-base": BertConfig(30522, 768, 12, 12, 3072, 512, 2),
+    "MiniLM-L6": EncoderConfig(30522, 384, 6, 12, 1536, 512, 2),
+    "BERT-base": EncoderConfig(30522, 768, 12, 12, 3072, 512, 2),
 }
 BATCHES = ((32, 128), (128, 128))
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -45,8 +44,8 @@ Params = dict[str, Any]
 def make_params(model: Classifier) -> tuple[Params, list[str]]:
     """Random parameters on the host, float32, and the names of those that are trained."""
     rng = np.random.default_rng(0)
-    shapes, trained = {**model.bert.shapes(), **classifier_shapes(model)}, ["classifier.weight", "classifier.bias"]
-    for module in linear_modules(model.bert):
+    shapes, trained = {**BERT.shapes(model.config), **model.head_shapes}, ["classifier.weight", "classifier.bias"]
+    for module in BERT.modules(model.config):
         out, in_ = shapes[f"{module}.weight"]
         shapes |= {f"{module}.sora_A": (RANK, in_), f"{module}.sora_g": (RANK,), f"{module}.sora_B": (out, RANK)}
         trained += [f"{module}.sora_{part}" for part in "AgB"]
@@ -58,7 +57,7 @@ def make_params(model: Classifier) -> tuple[Params, list[str]]:
 def make_batch(model: Classifier, b: int, t: int) -> tuple[Batch, np.ndarray]:
     """Full sequences, on the host."""
     rng = np.random.default_rng(1)
-    ids, labels = rng.integers(0, model.bert.vocab_size, (b, t)), rng.integers(0, 2, b)
+    ids, labels = rng.integers(0, model.config.vocab_size, (b, t)), rng.integers(0, 2, b)
     return Batch(ids, np.zeros((b, t), np.int64), np.ones((b, t), bool)), labels
 
 
@@ -66,7 +65,7 @@ def our_step(model: Classifier, backend: Backend, ops: ModelOps, params: Params,
     """A function that makes one training step, and one that gives the gradients of the parameters it starts from."""
     batch, labels = Batch(*(backend.from_host(x) for x in given[0])), backend.from_host(given[1])
     state = initial_state({name: params[name] for name in trained})
-    scales = dict.fromkeys(linear_modules(model.bert), SCALE)
+    scales = dict.fromkeys(BERT.modules(model.config), SCALE)
     recipe = Recipe(optimiser=AdamW(), gate_rule=ADAMW_XI, clip=CLIP, clip_eps=1e-6)
 
     def gradients() -> Params:
@@ -94,7 +93,7 @@ def torch_step(
     for name in trained:
         P[name].requires_grad_()
     ids, types, mask = (torch.tensor(x, device=where) for x in given[0])
-    labels, heads = torch.tensor(given[1], device=where), model.bert.num_attention_heads
+    labels, heads = torch.tensor(given[1], device=where), model.config.num_attention_heads
     leaves = [P[name] for name in trained]
     gates = [P[name] for name in trained if name.endswith("sora_g")]
     optimiser = torch.optim.AdamW(leaves, lr=LR, weight_decay=0.0)
@@ -106,7 +105,7 @@ def torch_step(
 
     def norm(module: str, x: Any) -> Any:
         weight, bias = P[f"{module}.weight"], P[f"{module}.bias"]
-        return functional.layer_norm(x, weight.shape, weight, bias, model.bert.layer_norm_eps)
+        return functional.layer_norm(x, weight.shape, weight, bias, model.config.layer_norm_eps)
 
     def block(prefix: str, x: Any) -> Any:
         q, k, v = (
@@ -123,7 +122,7 @@ def torch_step(
         table = "embeddings.{}_embeddings.weight"
         x = P[table.format("word")][ids] + P[table.format("position")][: ids.shape[1]]
         x = norm("embeddings.LayerNorm", x + P[table.format("token_type")][types])
-        for layer in range(model.bert.num_hidden_layers):
+        for layer in range(model.config.num_hidden_layers):
             x = block(f"encoder.layer.{layer}", x)
         pooled = (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         return functional.cross_entropy(functional.linear(pooled, P["classifier.weight"], P["classifier.bias"]), labels)
@@ -168,12 +167,12 @@ def row(name: str, value: float, target: float | None = None) -> dict[str, Any]:
     return {"name": name, "value": value, "target": target, "met": None if target is None else value <= target}
 
 
-def compare(title: str, config: BertConfig, b: int, t: int, precision: str) -> Iterator[dict[str, Any]]:
+def compare(title: str, config: EncoderConfig, b: int, t: int, precision: str) -> Iterator[dict[str, Any]]:
     """The rows of one model, batch and precision."""
     import cupy
     import torch
 
-    backend, model, pool = get("cupy"), Classifier(config, "mean", 2), cupy.get_default_memory_pool()
+    backend, model, pool = get("cupy"), Classifier(BERT, config, "mean", 2), cupy.get_default_memory_pool()
     host, trained = make_params(model)
     given = make_batch(model, b, t)
     name = f"{title} {b}x{t} {precision}"

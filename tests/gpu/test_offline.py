@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from sora_ref.backends import DeviceError, get
+from sora_ref.models.bert import BERT
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -110,8 +111,8 @@ def test_rows_say_whether_the_target_was_met() -> None:
 @pytest.mark.measured
 def test_our_step_of_the_benchmark_runs_and_learns() -> None:
     """The benchmark's own half on NumPy, small; PyTorch's half is compared with it by `make oracles`."""
-    config = bench.BertConfig(50, 8, 2, 2, 12, 16, 2)
-    model, backend = bench.Classifier(config, "mean", 2), get("numpy")
+    config = bench.EncoderConfig(50, 8, 2, 2, 12, 16, 2)
+    model, backend = bench.Classifier(BERT, config, "mean", 2), get("numpy")
     params, trained = bench.make_params(model)
     given = bench.make_batch(model, 4, 6)
     step, gradients = bench.our_step(model, backend, bench.MODEL_SPEC, params, trained, given)

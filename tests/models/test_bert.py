@@ -15,7 +15,9 @@ from tiny_bert import CONFIG, KINDS, SCALE, Case, Rounding, make_case
 from sora_ref import SoRAError
 from sora_ref.init import initial_adapter
 from sora_ref.linear import SoRA
-from sora_ref.models import MODEL_SPEC, Batch, BertConfig, bert_backward, bert_forward, linear_modules
+from sora_ref.models import MODEL_SPEC, Batch
+from sora_ref.models.bert import BERT
+from sora_ref.models.encoder import EncoderConfig
 from sora_ref.prune import merge
 
 SUBSETS = st.lists(st.sampled_from(KINDS), unique=True)
@@ -23,7 +25,7 @@ SUBSETS = st.lists(st.sampled_from(KINDS), unique=True)
 
 def hidden_of(case: Case, dtype: str = "float64", **changes: Any) -> Any:
     params = {name: p.astype(dtype) for name, p in {**case.params, **changes}.items()}
-    return bert_forward(CONFIG, params, case.batch, scales=case.scales)[0]
+    return BERT.forward(CONFIG, params, case.batch, scales=case.scales)[0]
 
 
 def with_gates(case: Case, value: float) -> Case:
@@ -87,7 +89,7 @@ def test_adapters_with_closed_gates_equal_no_adapters_exactly(seed: int, kinds: 
 def test_fresh_adapters_equal_no_adapters_exactly() -> None:
     case = make_case(4)
     fresh: dict[str, Any] = {}
-    for module in linear_modules(CONFIG):
+    for module in BERT.modules(CONFIG):
         out, in_ = case.params[f"{module}.weight"].shape
         A, g, B, _ = initial_adapter(1, module, out, in_, 3, 16.0, dtype="float64")
         fresh |= {f"{module}.sora_A": A, f"{module}.sora_g": g, f"{module}.sora_B": B}
@@ -99,7 +101,7 @@ def test_fresh_adapters_equal_no_adapters_exactly() -> None:
 def test_merged_equals_unmerged_within_rounding(seed: int, kinds: list[str]) -> None:
     case = make_case(seed, kinds=kinds)
     merged = dict(without_adapters(case).params)
-    for module in linear_modules(CONFIG, kinds):
+    for module in BERT.modules(CONFIG, kinds):
         A, g, B = (case.params[f"{module}.sora_{part}"] for part in "AgB")
         merged[f"{module}.weight"] = merge(merged[f"{module}.weight"], SoRA(A, g, B, SCALE)).W
     plain = replace(case, params=merged)
@@ -114,19 +116,19 @@ def test_a_sequence_without_tokens_is_finite_and_disturbs_no_other() -> None:
     mask = case.batch.mask.copy()
     mask[1] = False
     emptied = replace(case, batch=case.batch._replace(mask=mask))
-    hidden, cache = bert_forward(CONFIG, case.params, emptied.batch, scales=case.scales)
+    hidden, cache = BERT.forward(CONFIG, case.params, emptied.batch, scales=case.scales)
     assert np.all(np.isfinite(hidden))
     assert hidden[0].tobytes() == hidden_of(case)[0].tobytes()
-    grads = bert_backward(np.ones_like(hidden), cache, case.params)
+    grads = BERT.backward(np.ones_like(hidden), cache, case.params)
     assert all(np.all(np.isfinite(grad)) for grad in grads.values())
 
 
 def test_an_empty_batch_is_legal() -> None:
     case = make_case(6, lengths=(3,))
     empty = Batch(*(part[:0] for part in case.batch))
-    hidden, cache = bert_forward(CONFIG, case.params, empty, scales=case.scales)
+    hidden, cache = BERT.forward(CONFIG, case.params, empty, scales=case.scales)
     assert hidden.shape == (0, 3, 8)
-    assert not any(np.any(g) for g in bert_backward(hidden, cache, case.params).values())
+    assert not any(np.any(g) for g in BERT.backward(hidden, cache, case.params).values())
 
 
 @pytest.mark.exact
@@ -134,13 +136,13 @@ def test_an_empty_batch_is_legal() -> None:
 def test_wanted_gradients_are_those_entries_of_the_full_gradient_bitwise(data: st.DataObject) -> None:
     case = make_case(7)
     encoder = sorted(name for name in case.params if name.startswith(("encoder", "embeddings")))
-    hidden, cache = bert_forward(CONFIG, case.params, case.batch, scales=case.scales, dropout=case.dropout())
+    hidden, cache = BERT.forward(CONFIG, case.params, case.batch, scales=case.scales, dropout=case.dropout())
     dhidden = np.random.default_rng(8).standard_normal(hidden.shape)
-    full = bert_backward(dhidden, cache, encoder)
+    full = BERT.backward(dhidden, cache, encoder)
     assert sorted(full) == encoder
     assert all(full[name].shape == case.params[name].shape for name in encoder)
     wanted = data.draw(st.lists(st.sampled_from(encoder), unique=True, max_size=6))
-    some = bert_backward(dhidden, cache, wanted)
+    some = BERT.backward(dhidden, cache, wanted)
     assert sorted(some) == sorted(wanted)
     assert all(some[name].tobytes() == full[name].tobytes() for name in wanted)
 
@@ -170,8 +172,8 @@ def test_backward_stops_below_the_lowest_parameter_wanted(
         return MODEL_SPEC.attention_backward(*args, **named)
 
     ops = MODEL_SPEC.replace(layer_norm_backward=norm, attention_backward=attention)
-    hidden, cache = bert_forward(CONFIG, case.params, case.batch, scales=case.scales, ops=ops)
-    bert_backward(hidden, cache, wanted)
+    hidden, cache = BERT.forward(CONFIG, case.params, case.batch, scales=case.scales, ops=ops)
+    BERT.backward(hidden, cache, wanted)
     assert (len(norms), len(attentions)) == (2 * blocks + embeddings, blocks)
 
 
@@ -184,8 +186,8 @@ def test_block_1_is_not_taken_for_block_11() -> None:
 
     case = make_case(15, config=deep, lengths=(2,))
     ops = MODEL_SPEC.replace(layer_norm_backward=norm)
-    hidden, cache = bert_forward(deep, case.params, case.batch, scales=case.scales, ops=ops)
-    bert_backward(hidden, cache, ["encoder.layer.11.output.LayerNorm.bias", "encoder.layer.11.output.dense.bias"])
+    hidden, cache = BERT.forward(deep, case.params, case.batch, scales=case.scales, ops=ops)
+    BERT.backward(hidden, cache, ["encoder.layer.11.output.LayerNorm.bias", "encoder.layer.11.output.dense.bias"])
     assert norms == [True, False]  # the parameters of the upper norm alone are wanted
 
 
@@ -197,8 +199,8 @@ def test_the_lowest_block_computes_no_gradient_of_its_input_when_nothing_below_i
         return MODEL_SPEC.sora_linear_backward(dy, cache, **options)
 
     ops = MODEL_SPEC.replace(sora_linear_backward=backward)
-    hidden, cache = bert_forward(CONFIG, case.params, case.batch, scales=case.scales, ops=ops)
-    bert_backward(hidden, cache, ["encoder.layer.1.attention.self.query.sora_A"])
+    hidden, cache = BERT.forward(CONFIG, case.params, case.batch, scales=case.scales, ops=ops)
+    BERT.backward(hidden, cache, ["encoder.layer.1.attention.self.query.sora_A"])
     assert asked == [True] * 3 + [False] * 3
 
 
@@ -206,7 +208,7 @@ def test_the_lowest_block_computes_no_gradient_of_its_input_when_nothing_below_i
 def test_a_closed_gate_stops_its_factors_but_not_itself() -> None:
     case = make_case(11)
     grads = case.results()
-    for module in linear_modules(CONFIG):
+    for module in BERT.modules(CONFIG):
         assert case.params[f"{module}.sora_g"][1] == 0
         assert not np.any(grads[f"{module}.sora_A"][1])
         assert not np.any(grads[f"{module}.sora_B"][:, 1])
@@ -225,9 +227,9 @@ def test_the_encoder_runs_in_every_array_space(floats: Space, dtype: str) -> Non
         ids, types, mask = case.batch
         batch = Batch(space(ids, "int64"), space(types, "int64"), space(mask, "bool"))
         dropout = case.dropout(lambda keep: space(keep, "bool"))
-        hidden, cache = bert_forward(CONFIG, params, batch, scales=case.scales, dropout=dropout)
+        hidden, cache = BERT.forward(CONFIG, params, batch, scales=case.scales, dropout=dropout)
         encoder = [name for name in case.params if name.startswith(("encoder", "embeddings"))]
-        grads = bert_backward(space(dhidden, kind), cache, encoder)
+        grads = BERT.backward(space(dhidden, kind), cache, encoder)
         return {name: host(value) for name, value in {"hidden": hidden, **grads}.items()}
 
     found = compute(floats.asarray, dtype, floats.to_numpy)
@@ -243,7 +245,7 @@ def test_the_encoder_runs_in_every_array_space(floats: Space, dtype: str) -> Non
     [
         (lambda: hidden_of(make_case(0, lengths=(9,)).pad(1)), "sequences of 10 tokens: expected at most 9"),
         (
-            lambda: linear_modules(CONFIG, ["query", "ffn", "a"]),
+            lambda: BERT.modules(CONFIG, ["query", "ffn", "a"]),
             r"^unknown kinds of linear layer \['a', 'ffn'\]: "
             r"expected some of query, key, value, attention_output, intermediate, output$",
         ),
@@ -260,15 +262,15 @@ def test_sequences_may_fill_every_position() -> None:
 
 
 def test_linear_modules_go_layer_by_layer_and_exist() -> None:
-    names = linear_modules(CONFIG)
+    names = BERT.modules(CONFIG)
     assert len(names) == len(set(names)) == 12
     assert [name.split(".")[2] for name in names] == ["0"] * 6 + ["1"] * 6
-    assert all(len(CONFIG.shapes()[f"{name}.weight"]) == 2 for name in names)
-    assert linear_modules(CONFIG, ["value", "key"]) == tuple(n for n in names if n.endswith(("key", "value")))
+    assert all(len(BERT.shapes(CONFIG)[f"{name}.weight"]) == 2 for name in names)
+    assert BERT.modules(CONFIG, ["value", "key"]) == tuple(n for n in names if n.endswith(("key", "value")))
 
 
 def test_shapes_are_those_of_transformers() -> None:
-    config = BertConfig(13, 8, 1, 2, 12, 9, 2)
+    config = EncoderConfig(13, 8, 1, 2, 12, 9, 2)
     dense = {
         "attention.self.query": (8, 8),
         "attention.self.key": (8, 8),
@@ -288,7 +290,7 @@ def test_shapes_are_those_of_transformers() -> None:
     layer = "encoder.layer.0"
     for norm in ("embeddings.LayerNorm", f"{layer}.attention.output.LayerNorm", f"{layer}.output.LayerNorm"):
         expected |= {f"{norm}.weight": (8,), f"{norm}.bias": (8,)}
-    assert config.shapes() == expected
+    assert BERT.shapes(config) == expected
 
 
 @pytest.mark.exact
@@ -304,5 +306,5 @@ def test_the_first_norm_is_given_the_sum_of_the_three_embeddings_and_nothing_els
     rng = np.random.default_rng(17)
     word, position, kind = (rng.integers(-99, 100, case.params[name].shape) * 2.0**-60 for name in names)
     params = {**case.params, **dict(zip(names, (word, position, kind), strict=True))}
-    bert_forward(CONFIG, params, case.batch, scales=case.scales, ops=MODEL_SPEC.replace(layer_norm_forward=norm))
+    BERT.forward(CONFIG, params, case.batch, scales=case.scales, ops=MODEL_SPEC.replace(layer_norm_forward=norm))
     assert np.array_equal(given[0], word[case.batch.ids] + position[:4] + kind[case.batch.types])

@@ -23,11 +23,11 @@ from sora_ref.models import (
     Classifier,
     classifier_backward,
     classifier_forward,
-    classifier_shapes,
     cross_entropy,
     squared_error,
 )
-from sora_ref.models.classifier import mean_weights
+from sora_ref.models.bert import BERT
+from sora_ref.models.heads import mean_weights
 
 Head = Literal["cls", "mean"]
 F64 = 2.0**-53
@@ -130,7 +130,7 @@ def test_the_cls_head_reads_the_first_state_through_tanh() -> None:
     logits, cache = case.forward()
     h, W, b = hidden(case)[:, 0], case.params["pooler.dense.weight"], case.params["pooler.dense.bias"]
     sizes, n = np.abs(h) @ np.abs(W).T + np.abs(b), h.shape[1] + 1
-    assert np.all(np.abs(cache.classifier.x - np.tanh(h @ W.T + b)) <= 2 * gamma(2 * n, F64) * sizes + 4 * F64)
+    assert np.all(np.abs(cache.head.out.x - np.tanh(h @ W.T + b)) <= 2 * gamma(2 * n, F64) * sizes + 4 * F64)
     assert logits.shape == (4, 3)
 
 
@@ -140,25 +140,24 @@ def test_the_mean_head_reads_the_mean_of_the_states() -> None:
     case = make_case(2, head="mean")
     _, cache = case.forward()
     n = case.batch.mask.shape[1] + 1
-    for found, h, tokens in zip(cache.classifier.x, hidden(case), case.lengths, strict=True):
+    for found, h, tokens in zip(cache.head.out.x, hidden(case), case.lengths, strict=True):
         sizes = np.abs(h[:tokens]).mean(axis=0)
         assert np.all(np.abs(found - h[:tokens].mean(axis=0)) <= 2 * gamma(2 * n, F64) * sizes)
 
 
 def hidden(case: Case) -> npt.NDArray[Any]:
-    from sora_ref.models import bert_forward
 
-    out: npt.NDArray[Any] = bert_forward(CONFIG, case.params, case.batch, scales=case.scales)[0]
+    out: npt.NDArray[Any] = BERT.forward(CONFIG, case.params, case.batch, scales=case.scales)[0]
     return out
 
 
 def test_classifier_dropout_scales_what_it_keeps() -> None:
     case = replace(make_case(3, head="mean", p=0.3, kinds=()), scales={})
     _, cache = case.forward()
-    assert cache.keep is not None
-    assert cache.classifier.x.shape == cache.keep.shape
-    assert not np.any(cache.classifier.x[~cache.keep])
-    assert np.all(cache.classifier.x[cache.keep] != 0)
+    assert cache.head.keep is not None
+    assert cache.head.out.x.shape == cache.head.keep.shape
+    assert not np.any(cache.head.out.x[~cache.head.keep])
+    assert np.all(cache.head.out.x[cache.head.keep] != 0)
 
 
 @pytest.mark.exact
@@ -287,9 +286,9 @@ def test_losses_are_sums_over_examples(floats: Space) -> None:
 
 
 def test_head_shapes_are_those_of_transformers() -> None:
-    assert classifier_shapes(Classifier(CONFIG, "mean", 2)) == {"classifier.weight": (2, 8), "classifier.bias": (2,)}
+    assert Classifier(BERT, CONFIG, "mean", 2).head_shapes == {"classifier.weight": (2, 8), "classifier.bias": (2,)}
     pooler = {"pooler.dense.weight": (8, 8), "pooler.dense.bias": (8,)}
-    assert classifier_shapes(Classifier(CONFIG, "cls", 1)) == {
+    assert Classifier(BERT, CONFIG, "cls", 1).head_shapes == {
         **pooler,
         "classifier.weight": (1, 8),
         "classifier.bias": (1,),
@@ -299,9 +298,9 @@ def test_head_shapes_are_those_of_transformers() -> None:
 def test_a_head_that_does_not_exist_is_refused_in_a_sentence() -> None:
     wrong: Any = "max"
     with pytest.raises(SoRAError, match="head is 'max': expected 'cls' or 'mean'"):
-        Classifier(CONFIG, wrong, 2)
+        Classifier(BERT, CONFIG, wrong, 2)
     with pytest.raises(SoRAError, match="0 outputs: expected at least 1"):
-        Classifier(CONFIG, "cls", 0)
+        Classifier(BERT, CONFIG, "cls", 0)
 
 
 def test_the_derivative_check_sees_a_gradient_that_is_wrong_in_one_place() -> None:

@@ -8,7 +8,6 @@ import pytest
 from tiny_bert import make_case
 
 from sora_ref.models import MODEL_SPEC
-from sora_ref.models.bert import decayed
 
 
 @pytest.mark.exact("SORA-STEP-6")
@@ -29,4 +28,4 @@ def test_exactly_biases_and_norms_are_not_decayed(head: Literal["cls", "mean"]) 
     spared = {name for name, value in case.params.items() if id(value) in norms | biases}
     assert len(spared) == len(norms) + len(biases) > 0
     asked = {name for name in case.params if not name.endswith("sora_g")}
-    assert {name for name in asked if not decayed(name)} == spared
+    assert {name for name in asked if not case.model.architecture.decayed(name)} == spared

@@ -16,7 +16,8 @@ import pytest
 from strategies import all_equal
 from tiny_bert import CONFIG, KINDS, Case, as_host, make_case
 
-from sora_ref.models import MODEL_SPEC, Dropout, classifier_backward, classifier_forward, linear_modules
+from sora_ref.models import MODEL_SPEC, Dropout, classifier_backward, classifier_forward
+from sora_ref.models.bert import BERT
 
 HIDDEN, ATTENTION, ADAPTER = 0.5, 0.25, 0.75
 CASE = make_case(31, lengths=(3, 2))
@@ -87,7 +88,7 @@ def test_masks_are_asked_for_by_site_in_the_order_of_the_forward(head: Literal["
 def linear_in() -> dict[str, tuple[tuple[float, float, float], list[str], list[str]]]:
     """Site -> p's that are 1/2 there alone; the parameters, and the modules by scale, that what passes is linear in."""
     hidden, attention, adapter = (0.5, 0.75, 0.75), (0.75, 0.5, 0.75), (0.75, 0.75, 0.5)
-    table: dict[str, Any] = {module: (adapter, [], [module]) for module in linear_modules(CONFIG)}
+    table: dict[str, Any] = {module: (adapter, [], [module]) for module in BERT.modules(CONFIG)}
     table["embeddings"] = hidden, ["embeddings.LayerNorm.weight", "embeddings.LayerNorm.bias"], []
     table["classifier"] = hidden, ["classifier.weight"], []
     for layer in ("encoder.layer.0", "encoder.layer.1"):
@@ -146,7 +147,7 @@ def test_the_operations_given_are_those_used_and_get_masks_and_probabilities_tog
     own = {"cls": 2, "mean": 1}[head]
     assert linear == [(False, 0)] * (12 + own)
     assert attention == [(False, 0)] * 2
-    assert (cache.keep, cache.hidden_dropout) == (None, 0)
+    assert (cache.head.keep, cache.head.hidden_dropout) == (None, 0)
 
     linear.clear()
     attention.clear()
@@ -155,4 +156,4 @@ def test_the_operations_given_are_those_used_and_get_masks_and_probabilities_tog
     _, cache = classifier_forward(case.model, case.params, case.batch, scales=case.scales, ops=ops, dropout=dropout)
     assert linear == [(True, ADAPTER)] * 12 + [(False, 0)] * own
     assert attention == [(True, ATTENTION)] * 2
-    assert cache.hidden_dropout == HIDDEN
+    assert cache.head.hidden_dropout == HIDDEN

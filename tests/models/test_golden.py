@@ -22,7 +22,8 @@ from make_vectors import RANK, REAL, RUNS, SCALE, TINY, VECTORS, adapters, batch
 from safetensors.numpy import load_file
 from tiny_bert import Rounding, is_key_bias, on_batch, relative
 
-from sora_ref.models import BertConfig, load_bert
+from sora_ref.models import load_model
+from sora_ref.models.encoder import EncoderConfig
 from sora_ref.run.artefacts import is_cached
 from sora_ref.storage.cache import cache_dir
 
@@ -44,7 +45,7 @@ def tiny() -> dict[str, npt.NDArray[Any]]:
 @pytest.mark.parametrize("head", RUNS)
 def test_the_tiny_network_equals_transformers_and_autograd(tiny: Named, head: str) -> None:
     params = {**under("params/", tiny), **under(f"params.{head}/", tiny)}
-    given, config = under("batch/", tiny), BertConfig(**cast(Any, TINY))
+    given, config = under("batch/", tiny), EncoderConfig(**cast(Any, TINY))
     found, single = (
         on_batch(config, params, SCALE, given, head, RUNS[head], dtype) for dtype in ("float64", "float32")
     )
@@ -71,7 +72,8 @@ def test_the_stored_inputs_are_those_the_script_makes(tiny: Named) -> None:
 def test_real_weights_equal_transformers_and_autograd(key: str, head: str) -> None:
     if not is_cached(key):
         pytest.skip(f"{key} is not in the cache: sora-ref fetch {key}")
-    config, base = load_bert(cache_dir() / key)
+    _, config, base = load_model(cache_dir() / key)
+    assert isinstance(config, EncoderConfig)
     sizes = {name: getattr(config, name) for name in TINY}
     params = {name: p for name, p in base.items() if not name.startswith("pooler")}
     params |= {**adapters(modules(sizes), REAL[key]), **head_weights(head, config.hidden_size, RUNS[head])}

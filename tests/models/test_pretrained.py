@@ -16,7 +16,8 @@ from safetensors.numpy import save_file
 from tiny_bert import CONFIG
 
 from sora_ref import SoRAError
-from sora_ref.models import load_bert, read_config
+from sora_ref.models import load_model, read_config
+from sora_ref.models.bert import BERT
 
 Tensors = dict[str, npt.NDArray[Any]]
 WORDS = "embeddings.word_embeddings.weight"
@@ -25,7 +26,7 @@ QUERY = "encoder.layer.1.attention.self.query.weight"
 
 def tensors(dtype: str = "float32") -> Tensors:
     rng = np.random.default_rng(0)
-    return {name: rng.standard_normal(shape).astype(dtype) for name, shape in CONFIG.shapes().items()}
+    return {name: rng.standard_normal(shape).astype(dtype) for name, shape in BERT.shapes(CONFIG).items()}
 
 
 def write(folder: Path, weights: Tensors | None = None, **config: Any) -> Path:
@@ -57,15 +58,15 @@ def same(found: Mapping[str, Any], expected: Tensors) -> bool:
 
 def test_a_folder_loads_as_it_was_written(tmp_path: Path) -> None:
     told: list[str] = []
-    config, params = load_bert(write(tmp_path), say=told.append)
-    assert config == CONFIG == read_config(tmp_path)
+    _, config, params = load_model(write(tmp_path), say=told.append)
+    assert (BERT, config) == (BERT, CONFIG) == read_config(tmp_path)
     assert same(params, tensors())
     assert told == [], "nothing was cast, nothing is said"
 
 
 def test_the_epsilon_of_the_configuration_is_read_and_otherwise_berts(tmp_path: Path) -> None:
-    assert read_config(write(tmp_path, layer_norm_eps=1e-5)).layer_norm_eps == 1e-5
-    assert read_config(write(tmp_path, layer_norm_eps=None)).layer_norm_eps == 1e-12  # write leaves the key out
+    assert read_config(write(tmp_path, layer_norm_eps=1e-5))[1].layer_norm_eps == 1e-5
+    assert read_config(write(tmp_path, layer_norm_eps=None))[1].layer_norm_eps == 1e-12  # write leaves the key out
 
 
 @pytest.mark.parametrize(
@@ -79,21 +80,21 @@ def test_the_epsilon_of_the_configuration_is_read_and_otherwise_berts(tmp_path: 
 )
 def test_prefixes_and_tensorflow_names_are_taken_off(tmp_path: Path, rename: Callable[[str], str]) -> None:
     given = {rename(name): array for name, array in tensors().items()}
-    assert same(load_bert(write(tmp_path, given))[1], tensors())
+    assert same(load_model(write(tmp_path, given)).params, tensors())
 
 
 def test_tensors_of_other_heads_are_left_out_and_the_pooler_is_kept(tmp_path: Path) -> None:
     pooler = {"pooler.dense.weight": np.ones((8, 8), "float32"), "pooler.dense.bias": np.ones(8, "float32")}
     other = {"cls.predictions.bias": np.ones(13, "float32"), "bert.embeddings.position_ids": np.arange(9)}
     prefixed = {f"bert.{name}": array for name, array in {**tensors(), **pooler}.items()}
-    assert same(load_bert(write(tmp_path, {**prefixed, **other}))[1], {**tensors(), **pooler})
+    assert same(load_model(write(tmp_path, {**prefixed, **other})).params, {**tensors(), **pooler})
 
 
 @pytest.mark.parametrize("stored", ["float16", "float64"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_weights_are_cast_and_the_cast_is_reported(tmp_path: Path, stored: str, dtype: str) -> None:
     told: list[str] = []
-    _, params = load_bert(write(tmp_path, tensors(stored)), dtype=dtype, say=told.append)
+    params = load_model(write(tmp_path, tensors(stored)), dtype=dtype, say=told.append).params
     assert same(params, {name: array.astype(dtype) for name, array in tensors(stored).items()})
     assert {str(p.dtype) for p in params.values()} == {dtype}
     path = tmp_path / "model.safetensors"
@@ -104,7 +105,7 @@ def test_bfloat16_weights_are_cast_and_the_cast_is_reported(tmp_path: Path) -> N
     told: list[str] = []
     write(tmp_path)
     write_bf16(tmp_path, tensors())
-    _, params = load_bert(tmp_path, say=told.append)
+    params = load_model(tmp_path, say=told.append).params
     exact = {name: (array.view(np.uint32) >> 16 << 16).view(np.float32) for name, array in tensors().items()}
     assert same(params, exact)
     assert told == [f"{tmp_path / 'model.safetensors'}: weights cast from bfloat16 to float32"]
@@ -133,7 +134,7 @@ def test_a_configuration_that_does_not_fit_is_refused_in_a_sentence(
     tmp_path: Path, config: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(SoRAError, match=sentence):
-        load_bert(write(tmp_path, **config))
+        load_model(write(tmp_path, **config))
 
 
 def lose(weights: Tensors) -> None:
@@ -167,14 +168,14 @@ def test_weights_that_do_not_fit_are_refused_by_name(
     weights = tensors()
     spoil(weights)
     with pytest.raises(SoRAError, match=sentence):
-        load_bert(write(tmp_path, weights))
+        load_model(write(tmp_path, weights))
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00", b"not safetensors at all", b"\xff" * 64])
 def test_a_file_that_is_no_safetensors_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (write(tmp_path) / "model.safetensors").write_bytes(content)
     with pytest.raises(SoRAError, match=r"model.safetensors is damaged or truncated"):
-        load_bert(tmp_path)
+        load_model(tmp_path)
 
 
 @pytest.mark.parametrize("kept", [0.01, 0.5, 0.999])
@@ -183,7 +184,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, kept: float) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: int(kept * len(whole))])
     with pytest.raises(SoRAError, match=r"model.safetensors is damaged or truncated"):
-        load_bert(tmp_path)
+        load_model(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -200,15 +201,15 @@ def test_a_truncated_file_is_refused(tmp_path: Path, kept: float) -> None:
 def test_a_configuration_that_is_no_json_object_is_refused(tmp_path: Path, content: bytes, sentence: str) -> None:
     (write(tmp_path) / "config.json").write_bytes(content)
     with pytest.raises(SoRAError, match=sentence):
-        load_bert(tmp_path)
+        load_model(tmp_path)
 
 
 def test_a_missing_folder_or_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SoRAError, match=r"nowhere/config.json: no such file: expected the configuration"):
-        load_bert(tmp_path / "nowhere")
+        load_model(tmp_path / "nowhere")
     (write(tmp_path) / "model.safetensors").unlink()
     with pytest.raises(SoRAError, match=r"model.safetensors: no such file: expected tensors"):
-        load_bert(tmp_path)
+        load_model(tmp_path)
 
 
 @pytest.mark.parametrize("eps", ["1e-12", None, -1.0, 2])
@@ -217,25 +218,25 @@ def test_an_epsilon_that_is_no_positive_number_is_refused(tmp_path: Path, eps: A
     raw = {**json.loads((tmp_path / "config.json").read_text()), "layer_norm_eps": eps}
     (tmp_path / "config.json").write_text(json.dumps(raw), encoding="utf-8")
     with pytest.raises(SoRAError, match="layer_norm_eps"):
-        load_bert(tmp_path)
+        load_model(tmp_path)
 
 
 def test_half_a_pooler_is_refused_by_name(tmp_path: Path) -> None:
     half = {**tensors(), "pooler.dense.weight": np.ones((8, 8), "float32")}
     with pytest.raises(SoRAError, match=r"no tensor pooler.dense.bias: expected one of shape \(8,\)"):
-        load_bert(write(tmp_path, half))
+        load_model(write(tmp_path, half))
 
 
 def test_a_weight_that_overflows_the_dtype_asked_for_is_refused(tmp_path: Path) -> None:
     weights = tensors("float64")
     weights[QUERY][0, 0] = 1e300
     with pytest.raises(SoRAError, match=rf"{QUERY} .*not finite"):
-        load_bert(write(tmp_path, weights))
+        load_model(write(tmp_path, weights))
 
 
 def test_integer_weights_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(SoRAError, match=rf"{QUERY} is stored as I8"):
-        load_bert(write(tmp_path, {**tensors(), QUERY: np.ones((8, 8), "int8")}))
+        load_model(write(tmp_path, {**tensors(), QUERY: np.ones((8, 8), "int8")}))
 
 
 def test_a_size_of_true_is_no_size(tmp_path: Path) -> None:
@@ -245,4 +246,4 @@ def test_a_size_of_true_is_no_size(tmp_path: Path) -> None:
 
 def test_one_parameter_under_two_names_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SoRAError, match=QUERY):
-        load_bert(write(tmp_path, {**tensors(), f"bert.{QUERY}": np.zeros((8, 8), "float32")}))
+        load_model(write(tmp_path, {**tensors(), f"bert.{QUERY}": np.zeros((8, 8), "float32")}))

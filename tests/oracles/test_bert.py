@@ -11,7 +11,9 @@ import pytest
 import tiny_bert
 from make_vectors import RUNS, SCALE, TINY, adapters, batch, hashed, head_weights, modules, torch_results
 
-from sora_ref.models import BertConfig, load_bert
+from sora_ref.models import load_model
+from sora_ref.models.bert import BERT
+from sora_ref.models.encoder import EncoderConfig
 from sora_ref.run.artefacts import is_cached
 from sora_ref.storage.cache import cache_dir
 
@@ -31,7 +33,7 @@ SIZES = [  # layers, heads, hidden, intermediate, types, lengths
 
 def compare(sizes: Sizes, params: dict[str, npt.NDArray[Any]], given: dict[str, npt.NDArray[Any]], head: str) -> None:
     """Hidden states, logits, loss and all gradients, tensor by tensor."""
-    config, outputs = BertConfig(**sizes), RUNS[head]
+    config, outputs = EncoderConfig(**sizes), RUNS[head]
     scales = dict.fromkeys((name.removesuffix(".sora_g") for name in params if name.endswith(".sora_g")), SCALE)
     expected = torch_results(sizes, params, scales, given, head, given[f"labels.{head}"])
     found, single = (
@@ -56,7 +58,7 @@ def test_states_logits_and_gradients_equal_transformers_for_any_size(
         "type_vocab_size": types,
         "layer_norm_eps": 1e-5 if layers == 2 else 1e-12,
     }
-    base = {name: 0.5 * hashed(name, shape) for name, shape in BertConfig(**sizes).shapes().items()}
+    base = {name: 0.5 * hashed(name, shape) for name, shape in BERT.shapes(EncoderConfig(**sizes)).items()}
     base |= {name: 1 + p for name, p in base.items() if name.endswith("LayerNorm.weight")}
     params = {**base, **adapters(modules(sizes), 3), **head_weights(head, d, RUNS[head])}
     given = batch(sizes["vocab_size"], lengths, name=f"{layers}-{heads}")
@@ -71,7 +73,7 @@ def test_states_logits_and_gradients_equal_transformers_for_any_size(
 def test_real_folders_equal_transformers(key: str, head: str) -> None:
     if not is_cached(key):
         pytest.skip(f"{key} is not in the cache: sora-ref fetch {key}")
-    config, base = load_bert(cache_dir() / key)
+    _, config, base = load_model(cache_dir() / key)
     sizes = {name: getattr(config, name) for name in TINY}
     params = {name: p for name, p in base.items() if not name.startswith("pooler")}
     params |= {**adapters(modules(sizes), 5), **head_weights(head, config.hidden_size, RUNS[head])}
@@ -87,7 +89,7 @@ def test_the_loader_reads_what_transformers_reads(key: str) -> None:
     from transformers import BertModel
 
     theirs = BertModel.from_pretrained(cache_dir() / key, local_files_only=True)
-    ours = load_bert(cache_dir() / key)[1]
+    ours = load_model(cache_dir() / key).params
     pooler = {name for name in ours if name.startswith("pooler")}
     state = {name: p.detach().numpy() for name, p in theirs.named_parameters()}
     assert {*state} - {"pooler.dense.weight", "pooler.dense.bias"} == {*ours} - pooler

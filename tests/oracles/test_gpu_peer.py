@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from sora_ref.backends import get
+from sora_ref.models.bert import BERT
 
 torch = pytest.importorskip("torch")
 
@@ -21,7 +22,7 @@ def test_both_halves_of_the_benchmark_have_the_same_gradients() -> None:
     assert spec.loader is not None
     bench: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(bench)
-    model = bench.Classifier(bench.BertConfig(50, 8, 2, 2, 12, 16, 2), "mean", 2)
+    model = bench.Classifier(BERT, bench.EncoderConfig(50, 8, 2, 2, 12, 16, 2), "mean", 2)
     params, trained = bench.make_params(model)
     given = bench.make_batch(model, 4, 6)
     step, ours = bench.our_step(model, get("numpy"), bench.MODEL_SPEC, params, trained, given)

@@ -17,8 +17,7 @@ from tiny_bert import Case, Floats, Named, Rounding, make_case
 
 from sora_ref.gate import PAPER
 from sora_ref.gradients import combine_microbatches
-from sora_ref.models import bert_forward
-from sora_ref.models.bert import decayed
+from sora_ref.models.bert import BERT
 from sora_ref.optim import SGD
 from sora_ref.step import Rates, Recipe, TrainState, initial_state, training_step
 
@@ -117,7 +116,7 @@ class Network(NamedTuple):
 
 
 def as_jax(case: Case) -> tuple[Network, Example]:
-    config, dropout = case.model.bert, case.dropout()
+    config, dropout = case.model.config, case.dropout()
     keeps: dict[str, Any] = {}
     rates: dict[str, float] = {}
     if dropout is not None:
@@ -159,7 +158,7 @@ def test_states_logits_loss_and_every_gradient_equal_jax(head: Literal["cls", "m
 
     def ours(dtype: str) -> Named:
         params = {name: p.astype(dtype) for name, p in case.params.items()}
-        hidden = bert_forward(case.model.bert, params, case.batch, scales=case.scales, dropout=case.dropout())[0]
+        hidden = BERT.forward(case.model.config, params, case.batch, scales=case.scales, dropout=case.dropout())[0]
         return {"hidden": hidden, **case.results(dtype)}
 
     Rounding.of(ours).check(ours("float64"), expected)
@@ -191,7 +190,7 @@ def our_step(case: Case, state: TrainState) -> tuple[TrainState, Any]:
     parts = (replace(case.take(rows), params=state.params) for rows in ([0, 2], [1, 3]))
     summed = [part.results(dtype) for part in parts]
     grads = combine_microbatches([{name: part[name] for name in state.params} for part in summed], 4)
-    recipe = Recipe(optimiser=SGD(DECAY), gate_rule=PAPER, clip=CLIP, decayed=decayed)
+    recipe = Recipe(optimiser=SGD(DECAY), gate_rule=PAPER, clip=CLIP, decayed=BERT.decayed)
     return training_step(state, grads, Rates(LR, GATE_LR, LAMBDA), recipe)
 
 

@@ -27,7 +27,7 @@ LENGTH = 48
 
 def ours(folder: Path, texts: Sequence[Any]) -> npt.NDArray[Any]:
     loaded = load_trained(folder)
-    encoded = encode(texts, loaded.setup.tokenizer, loaded.setup.model.bert)
+    encoded = encode(texts, loaded.setup.tokenizer, loaded.setup.model.config)
     return np.asarray(predict_logits(loaded.setup, loaded.params, encoded))
 
 

@@ -22,11 +22,13 @@ from safetensors.numpy import load_file, save_file
 
 from sora_ref.errors import SoRAError
 from sora_ref.linear import SoRA
-from sora_ref.models.bert import Batch, BertConfig, linear_modules
+from sora_ref.models import Batch, HeadName
+from sora_ref.models.bert import BERT
 from sora_ref.models.classifier import Classifier, classifier_forward
-from sora_ref.models.pretrained import load_bert
+from sora_ref.models.encoder import EncoderConfig
+from sora_ref.models.pretrained import load_model
 from sora_ref.peft import adapters_from, export_adapter, read_adapter
-from sora_ref.peft.format import CONFIG_FILE, LOADER_FILE, README_FILE, Head, Layout, full_name
+from sora_ref.peft.format import CONFIG_FILE, LOADER_FILE, README_FILE, Layout, task_of
 from sora_ref.prune import delta
 
 WANTED = "is not installed: pip install 'sora_ref[oracles]'"
@@ -39,9 +41,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 WEIGHTS = "model.safetensors"
 HIDDEN, WIDE, LAYERS, OUTPUTS = 16, 24, 12, 3  # 12 layers, so that layer 1 is told from layers 10 and 11
 TOLERANCE = 1024 * 2.0**-53
-SIZES = BertConfig(12, HIDDEN, LAYERS, 2, WIDE, 16, 2)
-MODULES = linear_modules(SIZES)
-SHAPES = SIZES.shapes() | {"pooler.dense.weight": (HIDDEN, HIDDEN), "pooler.dense.bias": (HIDDEN,)}
+SIZES = EncoderConfig(12, HIDDEN, LAYERS, 2, WIDE, 16, 2)
+MODULES = BERT.modules(SIZES)
+SHAPES = BERT.shapes(SIZES) | {"pooler.dense.weight": (HIDDEN, HIDDEN), "pooler.dense.bias": (HIDDEN,)}
 
 layouts = pytest.mark.parametrize("layout", get_args(Layout))
 heads = pytest.mark.parametrize("head", ["cls", "mean"])
@@ -108,18 +110,18 @@ def random_saved(*, all_of_it: bool) -> dict[str, np.ndarray]:
     return {name: rng.normal(size=shape) for name, shape in ((shapes if all_of_it else {}) | classifier).items()}
 
 
-def auto(head: Head) -> Any:
+def auto(head: HeadName) -> Any:
     return transformers.AutoModelForSequenceClassification if head == "cls" else transformers.AutoModel
 
 
-def by_hand(base: Path, head: Head, adapters: Mapping[str, SoRA], saved: Mapping[str, np.ndarray]) -> Any:
+def by_hand(base: Path, head: HeadName, adapters: Mapping[str, SoRA], saved: Mapping[str, np.ndarray]) -> Any:
     """torch's model with W0 + s·B diag(g) A and the saved tensors put in place."""
     model = auto(head).from_pretrained(base).eval()
     state = model.state_dict()
-    prefix = "bert." if head == "cls" else ""
+    name = task_of(BERT, BERT.heads[head]).full_name
     for module, (A, g, B, s) in adapters.items():
-        state[f"{prefix}{module}.weight"] += torch.from_numpy(s * B @ np.diag(g) @ A)
-    state |= {full_name(n, prefix): torch.from_numpy(t) for n, t in saved.items() if full_name(n, prefix) in state}
+        state[name(f"{module}.weight")] += torch.from_numpy(s * B @ np.diag(g) @ A)
+    state |= {name(n): torch.from_numpy(t) for n, t in saved.items() if name(n) in state}
     model.load_state_dict(state)
     return model
 
@@ -143,11 +145,11 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 @layouts
 @pytest.mark.parametrize(("several_scales", "all_saved"), [(False, False), (True, True)])
 def test_peft_computes_with_the_export_what_the_merged_weights_compute(
-    base: Path, batch: Any, tmp_path: Path, head: Head, layout: Layout, several_scales: bool, all_saved: bool
+    base: Path, batch: Any, tmp_path: Path, head: HeadName, layout: Layout, several_scales: bool, all_saved: bool
 ) -> None:
     adapters, saved = random_adapters(several_scales=several_scales), random_saved(all_of_it=all_saved)
     folder = tmp_path / "adapter"
-    export_adapter(folder, adapters, saved, head=head, layout=layout, base_model=str(base))
+    export_adapter(folder, adapters, saved, architecture=BERT, head=head, layout=layout, base_model=str(base))
     want = output(by_hand(base, head, adapters, saved), batch)
 
     model = peft.PeftModel.from_pretrained(auto(head).from_pretrained(base), folder).eval()
@@ -162,11 +164,11 @@ def test_peft_computes_with_the_export_what_the_merged_weights_compute(
 @heads
 @layouts
 def test_transformers_load_adapter_computes_the_same(
-    base: Path, batch: Any, tmp_path: Path, head: Head, layout: Layout
+    base: Path, batch: Any, tmp_path: Path, head: HeadName, layout: Layout
 ) -> None:
     adapters, saved = random_adapters(), random_saved(all_of_it=True)
     folder = tmp_path / "adapter"
-    export_adapter(folder, adapters, saved, head=head, layout=layout, base_model=str(base))
+    export_adapter(folder, adapters, saved, architecture=BERT, head=head, layout=layout, base_model=str(base))
     model = auto(head).from_pretrained(base)
     model.load_adapter(str(folder))
     assert distance(output(model.eval(), batch), output(by_hand(base, head, adapters, saved), batch)) <= TOLERANCE
@@ -179,7 +181,15 @@ def test_shipped_loader_computes_mean_pooled_logits(base: Path, batch: Any, tmp_
     folder = tmp_path / "adapter"
     names = ["bad", "so so", "good"]
     export_adapter(
-        folder, adapters, saved, head="mean", layout=layout, base_model=str(base), labels=names, max_length=6
+        folder,
+        adapters,
+        saved,
+        architecture=BERT,
+        head="mean",
+        layout=layout,
+        base_model=str(base),
+        labels=names,
+        max_length=6,
     )
     loaded = runpy.run_path(str(folder / LOADER_FILE))["Classifier"]()
     with torch.no_grad():
@@ -209,7 +219,7 @@ def test_loader_of_the_head_free_form_computes_the_logits_of_the_whole(
     for saved in (random_saved(all_of_it=False), random_saved(all_of_it=False) | random_pooler()):
         adapters, folder = random_adapters(), tmp_path / str(len(saved))
         about: dict[str, Any] = {"layout": layout, "base_model": str(base), "without_head": True}
-        export_adapter(folder, adapters, saved, head="cls", **about)
+        export_adapter(folder, adapters, saved, architecture=BERT, head="cls", **about)
         loaded = runpy.run_path(str(folder / LOADER_FILE))["Classifier"]()
         want = output(by_hand(base, "cls", adapters, saved), batch)
         assert distance(loaded.logits(batch).numpy(), want) <= TOLERANCE
@@ -231,7 +241,7 @@ def test_pooler_that_is_new_in_both_comes_with_the_adapter(
     save_file({k: v for k, v in weights.items() if "pooler" not in k and "classifier" not in k}, bare / WEIGHTS)
     adapters, saved = random_adapters(), random_saved(all_of_it=False) | random_pooler()
     want = output(by_hand(base, "cls", adapters, saved), batch)
-    export_adapter(tmp_path / "a", adapters, saved, head="cls", layout=layout, base_model=str(bare))
+    export_adapter(tmp_path / "a", adapters, saved, architecture=BERT, head="cls", layout=layout, base_model=str(bare))
     drawn = []
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -248,7 +258,7 @@ def test_peft_loads_half_precision_as_we_stored_it(base: Path, tmp_path: Path, l
     adapters, saved = random_adapters(several_scales=True), random_saved(all_of_it=False)
     folder = tmp_path / "adapter"
     about: dict[str, Any] = {"layout": layout, "base_model": str(base), "dtype": dtype}
-    report = export_adapter(folder, adapters, saved, head="cls", **about)
+    report = export_adapter(folder, adapters, saved, architecture=BERT, head="cls", **about)
     model = peft.PeftModel.from_pretrained(auto("cls").from_pretrained(base), folder).eval()
     layers = {n.removeprefix("base_model.model.bert."): layer for n, layer in model.named_modules()}
     shares = []
@@ -264,12 +274,14 @@ def test_peft_loads_half_precision_as_we_stored_it(base: Path, tmp_path: Path, l
 @pytest.mark.independent("SORA-PRUNE-3")
 @heads
 def test_every_piece_of_code_in_the_readme_loads_the_classifier(
-    base: Path, batch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: Head
+    base: Path, batch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: HeadName
 ) -> None:
     adapters, saved = random_adapters(), random_saved(all_of_it=False)
     folder = tmp_path / "adapter"
     labels = ["bad", "so so", "good"]
-    export_adapter(folder, adapters, saved, head=head, layout="compact", base_model=str(base), labels=labels)
+    export_adapter(
+        folder, adapters, saved, architecture=BERT, head=head, layout="compact", base_model=str(base), labels=labels
+    )
     pieces = re.findall("```python\n(.*?)```", (folder / README_FILE).read_text(), re.DOTALL)
     assert len(pieces) == (2 if head == "cls" else 1)
     monkeypatch.chdir(folder)
@@ -291,23 +303,25 @@ def test_every_piece_of_code_in_the_readme_loads_the_classifier(
 @heads
 @layouts
 def test_our_own_model_computes_the_logits_of_the_exported_one(
-    base: Path, batch: Any, tmp_path: Path, head: Head, layout: Layout
+    base: Path, batch: Any, tmp_path: Path, head: HeadName, layout: Layout
 ) -> None:
     adapters, saved = random_adapters(), random_saved(all_of_it=False)
     folder = tmp_path / "adapter"
-    export_adapter(folder, adapters, saved, head=head, layout=layout, base_model=str(base))
+    export_adapter(folder, adapters, saved, architecture=BERT, head=head, layout=layout, base_model=str(base))
     if head == "cls":
         model = peft.PeftModel.from_pretrained(auto("cls").from_pretrained(base), folder).eval()
         theirs = output(model, batch)
     else:
         theirs = runpy.run_path(str(folder / LOADER_FILE))["Classifier"]().logits(batch).numpy()
 
-    config, params = load_bert(base, dtype="float64")
+    _, config, params = load_model(base, dtype="float64")
     ours = Batch(batch["input_ids"].numpy(), batch["token_type_ids"].numpy(), batch["attention_mask"].numpy() == 1)
     for trained in (adapters, adapters_from(read_adapter(folder))):
         parts = {f"{m}.sora_{part}": getattr(a, part) for m, a in trained.items() for part in "AgB"}
         scales = {module: adapter.s for module, adapter in trained.items()}
-        logits, _ = classifier_forward(Classifier(config, head, OUTPUTS), params | saved | parts, ours, scales=scales)
+        logits, _ = classifier_forward(
+            Classifier(BERT, config, head, OUTPUTS), params | saved | parts, ours, scales=scales
+        )
         assert distance(logits, theirs) <= TOLERANCE
 
 
@@ -315,7 +329,7 @@ def test_our_own_model_computes_the_logits_of_the_exported_one(
 def test_without_alpha_pattern_the_logits_are_wrong_and_nobody_says_so(base: Path, batch: Any, tmp_path: Path) -> None:
     adapters, saved = random_adapters(), random_saved(all_of_it=False)
     folder = tmp_path / "adapter"
-    export_adapter(folder, adapters, saved, head="cls", layout="compact", base_model=str(base))
+    export_adapter(folder, adapters, saved, architecture=BERT, head="cls", layout="compact", base_model=str(base))
     config = json.loads((folder / CONFIG_FILE).read_text())
     (folder / CONFIG_FILE).write_text(json.dumps(config | {"alpha_pattern": {}}))
     model = peft.PeftModel.from_pretrained(auto("cls").from_pretrained(base), folder).eval()
@@ -326,11 +340,11 @@ def test_without_alpha_pattern_the_logits_are_wrong_and_nobody_says_so(base: Pat
 @heads
 @layouts
 def test_adapter_without_components_loads_and_changes_nothing_but_the_head(
-    base: Path, batch: Any, tmp_path: Path, head: Head, layout: Layout
+    base: Path, batch: Any, tmp_path: Path, head: HeadName, layout: Layout
 ) -> None:
     adapters, saved = random_adapters(open_gates=False), random_saved(all_of_it=False)
     folder = tmp_path / "adapter"
-    report = export_adapter(folder, adapters, saved, head=head, layout=layout, base_model=str(base))
+    report = export_adapter(folder, adapters, saved, architecture=BERT, head=head, layout=layout, base_model=str(base))
     assert report.placeholder == MODULES[0]
     model = peft.PeftModel.from_pretrained(auto(head).from_pretrained(base), folder).eval()
     assert distance(output(model, batch), output(by_hand(base, head, {}, saved), batch)) == 0
@@ -391,10 +405,10 @@ def test_patterns_that_peft_sorts_on_saving_into_another_meaning_are_refused(bas
 @pytest.mark.independent
 @heads
 @layouts
-def test_export_saved_again_by_peft_reads_the_same(base: Path, tmp_path: Path, head: Head, layout: Layout) -> None:
+def test_export_saved_again_by_peft_reads_the_same(base: Path, tmp_path: Path, head: HeadName, layout: Layout) -> None:
     adapters, saved = random_adapters(several_scales=True), random_saved(all_of_it=True)
     first, second = tmp_path / "first", tmp_path / "second"
-    export_adapter(first, adapters, saved, head=head, layout=layout, base_model=str(base))
+    export_adapter(first, adapters, saved, architecture=BERT, head=head, layout=layout, base_model=str(base))
     peft.PeftModel.from_pretrained(auto(head).from_pretrained(base), first).save_pretrained(second)
     one, two = read_adapter(first), read_adapter(second)
     assert one.loras.keys() == two.loras.keys()

@@ -16,7 +16,6 @@ import pytest
 
 from sora_ref.errors import SoRAError
 from sora_ref.peft import read_adapter
-from sora_ref.peft.format import our_name
 from sora_ref.run.inspect import inspect_path
 
 WANTED = "is not installed: pip install 'sora_ref[oracles]'"
@@ -178,17 +177,17 @@ def test_what_peft_loads_is_what_is_read(kind: str, tmp_path: Path) -> None:
     stored(make(), tmp_path, **options)
     loras, parameters = loaded(make(), tmp_path)
     read = read_adapter(tmp_path)
-    assert read.loras.keys() == {our_name(name) for name in loras}
+    assert read.loras.keys() == {name.removeprefix(read.prefix) for name in loras}
     for name, (A, B, s) in loras.items():
-        found = read.loras[our_name(name)]
+        found = read.loras[name.removeprefix(read.prefix)]
         np.testing.assert_array_equal(found.A, A)
         np.testing.assert_array_equal(found.B, B)
         assert found.s == s
-    ours = {our_name(name): array for name, array in parameters.items()}
+    ours = {name.removeprefix(read.prefix): array for name, array in parameters.items()}
     for name, array in read.saved.items():
         np.testing.assert_array_equal(ours[name], array)
     facts, _ = inspect_path(tmp_path)
-    assert facts["ranks"] == {our_name(name): A.shape[0] for name, (A, _, _) in loras.items()}
+    assert facts["ranks"] == {name.removeprefix(read.prefix): A.shape[0] for name, (A, _, _) in loras.items()}
 
 
 @pytest.mark.parametrize("kind", ["all-linear (P3)", "all-linear of a language model", "RoBERTa, all of it"])
@@ -199,7 +198,8 @@ def test_all_linear_left_in_the_configuration_is_read_as_peft_resolves_it(kind: 
     config = json.loads(file.read_text())
     file.write_text(json.dumps(config | {"target_modules": "all-linear"}))  # PEFT itself stores what it stands for
     loras, _ = loaded(make(), tmp_path)
-    assert read_adapter(tmp_path).loras.keys() == {our_name(name) for name in loras}
+    read = read_adapter(tmp_path)
+    assert read.loras.keys() == {name.removeprefix(read.prefix) for name in loras}
 
 
 @pytest.mark.parametrize("kind", REFUSED)

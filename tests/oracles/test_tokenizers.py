@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_run import BERT, write_model
+from tiny_run import CONFIG, write_model
 
 from sora_ref.errors import SoRAError
 from sora_ref.run.tokens import load_tokenizer
@@ -325,7 +325,7 @@ FETCHED = [pytest.param(name, marks=pytest.mark.weights) for name in ("minilm", 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = write_model(tmp_path_factory.mktemp("base") / "made", bert=BERT)
+    folder = write_model(tmp_path_factory.mktemp("base") / "made", config=CONFIG)
     written = json.loads((folder / "tokenizer.json").read_text())
     written["added_tokens"] = [token(word, id_) for id_, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])]
     (folder / "tokenizer.json").write_text(json.dumps(written))

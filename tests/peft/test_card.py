@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from sora_ref.errors import SoRAError
 from sora_ref.linear import SoRA
+from sora_ref.models import HeadName
+from sora_ref.models.bert import BERT
 from sora_ref.peft import export_adapter, loaders
 from sora_ref.peft.card import code, header, labels_of, merged_card
-from sora_ref.peft.format import Head
 
 yaml = pytest.importorskip("yaml", reason="PyYAML is not installed: pip install 'sora_ref[oracles]'")
 
@@ -37,10 +38,18 @@ QUERY = "encoder.layer.1.attention.self.query"
 heads = pytest.mark.parametrize("head", ["cls", "mean"])
 
 
-def export(folder: Path, head: Head, **others: Any) -> Path:
+def export(folder: Path, head: HeadName, **others: Any) -> Path:
     adapter = SoRA(np.ones((1, 3)), np.ones(1), np.ones((3, 1)), 2.0)
     saved = {"classifier.weight": np.eye(2, 3), "classifier.bias": np.zeros(2)}
-    export_adapter(folder, {QUERY: adapter}, saved, head=head, layout="compact", **{"base_model": "base", **others})
+    export_adapter(
+        folder,
+        {QUERY: adapter},
+        saved,
+        architecture=BERT,
+        head=head,
+        layout="compact",
+        **{"base_model": "base", **others},
+    )
     return folder
 
 
@@ -56,7 +65,7 @@ def python_of(text: str) -> list[str]:
 
 @heads
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_no_name_changes_python_or_what_the_header_says(tmp_path: Path, head: Head, hostile: str) -> None:
+def test_no_name_changes_python_or_what_the_header_says(tmp_path: Path, head: HeadName, hostile: str) -> None:
     plain = export(tmp_path / "plain", head, labels=["x", "y"], licence="apache-2.0")
     given = {"base_model": hostile, "labels": [hostile, "y"], "licence": hostile, "notes": [hostile]}
     folder = export(tmp_path / "hostile", head, **given)
@@ -98,7 +107,7 @@ def test_any_name_is_one_code_span_on_one_line(text: str) -> None:
 
 
 @heads
-def test_header_names_what_the_hub_asks_for(tmp_path: Path, head: Head) -> None:
+def test_header_names_what_the_hub_asks_for(tmp_path: Path, head: HeadName) -> None:
     text = (export(tmp_path / "a", head, base_model="somebody/tiny", licence="mit") / "README.md").read_text()
     assert front_matter(text) == {
         "base_model": "somebody/tiny",
@@ -140,8 +149,8 @@ def test_loaders_are_python_in_lines_of_ordinary_length(text: str) -> None:
 
 def test_merged_card_warns_of_the_pipeline_where_it_would_draw_a_classifier() -> None:
     labels = labels_of(2, ["bad", "good"], 12)
-    mean = merged_card(base_model=None, head="mean", labels=labels, licence=None)
-    cls = merged_card(base_model="a/b", head="cls", labels=labels, licence=None)
+    mean = merged_card(architecture=BERT, base_model=None, whole=False, labels=labels, licence=None)
+    cls = merged_card(architecture=BERT, base_model="a/b", whole=True, labels=labels, licence=None)
     assert 'Not `pipeline("text-classification")`' in mean
     assert front_matter(mean) == {
         "library_name": "transformers",
@@ -160,14 +169,16 @@ def test_card_counts_the_modules_that_carry_an_adapter(tmp_path: Path) -> None:
     gone = SoRA(np.ones((2, 3)), np.zeros(2), np.ones((3, 2)), 2.0)
     adapters = {QUERY: kept, QUERY.replace("query", "key"): gone}
     saved = {"classifier.weight": np.eye(2, 3), "classifier.bias": np.zeros(2)}
-    export_adapter(tmp_path / "a", adapters, saved, head="mean", layout="compact", base_model="base")
+    export_adapter(tmp_path / "a", adapters, saved, architecture=BERT, head="mean", layout="compact", base_model="base")
     assert "Components kept: 2 in 1 of 2 modules." in (tmp_path / "a" / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("head", ["cls", "mean"])
-def test_cards_show_how_pairs_are_given(tmp_path: Path, head: Head) -> None:
+def test_cards_show_how_pairs_are_given(tmp_path: Path, head: HeadName) -> None:
     text = (export(tmp_path / "a", head) / "README.md").read_text(encoding="utf-8")
-    merged = merged_card(base_model=None, head=head, labels=labels_of(2, [], 128), licence=None)
+    merged = merged_card(
+        architecture=BERT, base_model=None, whole=head == "cls", labels=labels_of(2, [], 128), licence=None
+    )
     by_loader = "# of pairs: model.predict(firsts, seconds)"
     assert by_loader in text
     assert (by_loader if head == "mean" else '# of pairs: [{"text": first, "text_pair": second}]') in merged

@@ -25,9 +25,10 @@ from strategies import all_equal, array_of, dyadics, exact, gates
 from sora_ref.backends import get
 from sora_ref.errors import SoRAError
 from sora_ref.linear import SoRA
-from sora_ref.models.bert import LINEAR_KINDS
+from sora_ref.models import HeadName
+from sora_ref.models.bert import BERT
 from sora_ref.peft import adapters_from, export_adapter, read_adapter
-from sora_ref.peft.format import FILES, Head, Layout
+from sora_ref.peft.format import FILES, Layout
 from sora_ref.prune import delta, kept_components, prune
 
 QUERY, DENSE, LAST = (
@@ -37,7 +38,7 @@ QUERY, DENSE, LAST = (
 )
 NORM = "encoder.layer.1.output.LayerNorm"
 LAYOUTS: tuple[Layout, ...] = ("compact", "uniform", "folded")
-HEADS: tuple[Head, ...] = ("cls", "mean")
+HEADS: tuple[HeadName, ...] = ("cls", "mean")
 layouts = pytest.mark.parametrize("layout", LAYOUTS)
 heads = pytest.mark.parametrize("head", HEADS)
 
@@ -62,7 +63,7 @@ def export(
     adapters: Mapping[str, SoRA] | None = None,
     saved: Mapping[str, Any] | None = None,
     *,
-    head: Head = "cls",
+    head: HeadName = "cls",
     layout: Layout = "compact",
     **others: Any,
 ) -> Any:
@@ -72,6 +73,7 @@ def export(
         folder,
         adapters,
         classifier() if saved is None else saved,
+        architecture=BERT,
         head=head,
         layout=layout,
         base_model="base",
@@ -112,7 +114,7 @@ def exact_delta(adapter: SoRA) -> Any:
 @heads
 @given(adapters=adapter_sets())
 def test_exported_map_equals_the_gated_one_over_the_rationals(
-    layout: Layout, head: Head, adapters: dict[str, SoRA]
+    layout: Layout, head: HeadName, adapters: dict[str, SoRA]
 ) -> None:
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent, "adapter")
@@ -149,7 +151,7 @@ def test_compact_gives_each_module_its_rank_and_scale_by_its_full_name_alone(tmp
     assert config["alpha_pattern"] == {f"bert.{QUERY}": 4, f"bert.{LAST}": 0.75}
     assert (config["r"], config["lora_alpha"], config["task_type"]) == (2, 4, "SEQ_CLS")
     assert config["modules_to_save"] == ["classifier", f"bert.{NORM}"]
-    assert report.modules_to_save == ("classifier", NORM)
+    assert report.modules_to_save == ("classifier", f"bert.{NORM}")
     tensors = load_file(tmp_path / "a" / "adapter_model.safetensors")
     np.testing.assert_array_equal(tensors[f"base_model.model.bert.{QUERY}.lora_A.weight"], [[1, 2], [5, 6]])
     np.testing.assert_array_equal(
@@ -160,7 +162,7 @@ def test_compact_gives_each_module_its_rank_and_scale_by_its_full_name_alone(tmp
 @pytest.mark.parametrize("prefix", ["", "bert."])
 def test_full_name_as_a_pattern_matches_its_own_module_and_no_other(prefix: str) -> None:
     r"""For both ways PEFT has matched: `.*\.key$`, then the name itself (to 0.14); `(.*\.)?(key)$` (from 0.15)."""
-    block = [f"encoder.layer.{n}.{kind}" for n in range(24) for kind in LINEAR_KINDS.values()]
+    block = [f"encoder.layer.{n}.{kind}" for n in range(24) for kind in BERT.kinds.values()]
     names = [prefix + name for name in (*block, "pooler.dense")]
     for key in names:
         assert [name for name in names if re.match(rf"(.*\.)?({key})$", name)] == [key]
@@ -299,7 +301,7 @@ POOLER = {"pooler.dense.weight": np.eye(3, dtype=np.float32), "pooler.dense.bias
 
 @layouts
 @heads
-def test_without_a_head_the_adapter_holds_lora_matrices_alone(tmp_path: Path, layout: Layout, head: Head) -> None:
+def test_without_a_head_the_adapter_holds_lora_matrices_alone(tmp_path: Path, layout: Layout, head: HeadName) -> None:
     """What vLLM and llama.cpp's converter ask for: no modules_to_save, and no other key."""
     saved = classifier() | (POOLER if head == "cls" else {})
     report = export(tmp_path / "a", saved=saved, head=head, layout=layout, without_head=True)
@@ -313,7 +315,7 @@ def test_without_a_head_the_adapter_holds_lora_matrices_alone(tmp_path: Path, la
 
 
 @heads
-def test_what_would_have_to_stay_inside_is_refused_by_name_without_a_head(tmp_path: Path, head: Head) -> None:
+def test_what_would_have_to_stay_inside_is_refused_by_name_without_a_head(tmp_path: Path, head: HeadName) -> None:
     with pytest.raises(SoRAError, match=rf"{NORM}\.weight is trained: expected LoRA matrices alone"):
         export(tmp_path / "a", saved=classifier() | norm(), head=head, without_head=True)
     assert not list(tmp_path.iterdir())

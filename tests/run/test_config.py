@@ -20,7 +20,8 @@ from sora_ref import GATE_RULES
 from sora_ref.cli import train as command
 from sora_ref.cli.commands import cli
 from sora_ref.errors import SoRAError
-from sora_ref.models.bert import LINEAR_KINDS, decayed
+from sora_ref.models import KINDS
+from sora_ref.models.bert import BERT
 from sora_ref.optim import SGD, AdamW
 from sora_ref.run.config import (
     GATE_LR,
@@ -56,7 +57,7 @@ KEYS = (
             "task.text": st.none() | WORDS,
             "task.labels": st.none() | st.lists(WORDS, max_size=3),
             "task.header": st.booleans(),
-            "adapter.kinds": st.lists(st.sampled_from(sorted(LINEAR_KINDS)), max_size=6),
+            "adapter.kinds": st.lists(st.sampled_from(sorted(KINDS)), max_size=6),
             "adapter.r": st.integers(1, 9),
             "adapter.alpha": st.floats(-1e300, 1e300),
             "adapter.gate": st.just("normal") | st.floats(-9, 9) | st.integers(-9, 9),
@@ -94,7 +95,7 @@ def test_nothing_given_is_the_defaults() -> None:
     config = load_config(None, {})
     assert config == replace(Config(), gate=GateSection(lr=GATE_LR))
     assert config.schedule is None
-    assert (config.gate.rule, config.adapter.r, config.adapter.kinds) == ("paper", 8, tuple(LINEAR_KINDS))
+    assert (config.gate.rule, config.adapter.r, config.adapter.kinds) == ("paper", 8, KINDS)
 
 
 @pytest.mark.parametrize(("rule", "lr"), [("paper", GATE_LR), ("adamw-xi", 0.5), ("released", 0.5)])
@@ -430,19 +431,21 @@ def test_file_that_is_missing_or_no_toml_is_refused_by_name(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", GATE_RULES)
 def test_every_gate_rule_goes_by_its_name_and_may_carry_a_loss_term(name: str) -> None:
-    assert load_config(None, {"gate.rule": name}).recipe(decayed).gate_rule == GATE_RULES[name]
-    changed = load_config(None, {"gate.rule": name, "gate.loss_l1": 0.5}).recipe(decayed).gate_rule
+    assert load_config(None, {"gate.rule": name}).recipe(BERT.decayed).gate_rule == GATE_RULES[name]
+    changed = load_config(None, {"gate.rule": name, "gate.loss_l1": 0.5}).recipe(BERT.decayed).gate_rule
     assert changed == GATE_RULES[name].replace(loss_l1=0.5)
 
 
 def test_recipe_follows_the_section_on_training() -> None:
-    recipe = load_config(None, {"train.weight_decay": 0.1, "train.clip": 0.5, "gate.gradient": "zero"}).recipe(decayed)
+    recipe = load_config(None, {"train.weight_decay": 0.1, "train.clip": 0.5, "gate.gradient": "zero"}).recipe(
+        BERT.decayed
+    )
     assert recipe.optimiser == AdamW(weight_decay=0.1)
-    assert recipe.decayed is decayed
+    assert recipe.decayed == BERT.decayed
     assert (recipe.clip, recipe.clip_eps, recipe.gate_gradient) == (0.5, 0.0, "zero")
-    assert load_config(None, {"train.clip": 0}).recipe(decayed).clip is None
-    assert load_config(None, {"train.optimiser": "sgd"}).recipe(decayed).optimiser == SGD()
-    released = load_config(None, {"gate.rule": "released"}).recipe(decayed)
+    assert load_config(None, {"train.clip": 0}).recipe(BERT.decayed).clip is None
+    assert load_config(None, {"train.optimiser": "sgd"}).recipe(BERT.decayed).optimiser == SGD()
+    released = load_config(None, {"gate.rule": "released"}).recipe(BERT.decayed)
     assert released.optimiser == AdamW(eps_on="raw", decays="after")
     assert released.clip_eps == 1e-6
 

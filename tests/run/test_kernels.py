@@ -17,7 +17,8 @@ from tiny_run import last, make_config, make_keys, run_once
 
 from sora_ref.kernels.numpy import folded as folding
 from sora_ref.kernels.numpy.table import KERNELS as SET
-from sora_ref.models import MODEL_SPEC, bert_forward, bert_states, classifier_forward, classifier_logits
+from sora_ref.models import MODEL_SPEC, classifier_forward, classifier_logits
+from sora_ref.models.bert import BERT
 from sora_ref.run.data import Labels
 from sora_ref.run.initial import initial_params
 from sora_ref.run.setup import Setup, make_setup
@@ -65,8 +66,8 @@ def test_a_run_on_reference_kernels_never_calls_the_others(
 @pytest.mark.parametrize("head", ["cls", "mean"])
 def test_an_evaluation_computes_what_the_forward_does(head: Any) -> None:
     case = make_case(3, head=head, lengths=(5, 2))
-    hidden, _ = bert_forward(case.model.bert, case.params, case.batch, scales=case.scales)
-    assert np.array_equal(bert_states(case.model.bert, case.params, case.batch, scales=case.scales), hidden)
+    hidden, _ = BERT.forward(case.model.config, case.params, case.batch, scales=case.scales)
+    assert np.array_equal(BERT.states(case.model.config, case.params, case.batch, scales=case.scales), hidden)
     logits, _ = classifier_forward(case.model, case.params, case.batch, scales=case.scales)
     assert np.array_equal(classifier_logits(case.model, case.params, case.batch, scales=case.scales), logits)
 

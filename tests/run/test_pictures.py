@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from matplotlib import rc_context, rcParams
 from matplotlib.image import imread
-from tiny_run import BERT, make_config, make_keys
+from tiny_run import CONFIG, make_config, make_keys
 
 from sora_ref.errors import SoRAError
-from sora_ref.models import linear_modules
+from sora_ref.models.bert import BERT
 from sora_ref.run import pictures
 from sora_ref.run.pictures import draw_gates, draw_ranks
 from sora_ref.run.training import train
 
-MODULES = linear_modules(BERT)
+MODULES = BERT.modules(CONFIG)
 HEAT_MAP = int(120 * (1.6 + 1.1 * 6)), int(120 * (1.5 + 0.42 * 2))  # pixels of six kinds and two layers
 
 
@@ -49,7 +49,7 @@ def history(*gates: list[float]) -> list[dict[str, Any]]:
 def test_heat_map_has_a_cell_of_the_rank_for_every_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = figure_of(monkeypatch)
     ranks = {module: n % 5 for n, module in enumerate(MODULES)}
-    draw_ranks(tmp_path / "ranks.png", ranks, 8)
+    draw_ranks(tmp_path / "ranks.png", BERT, ranks, 8)
     axes = drawn[0].axes[0]
     assert axes.images[0].get_array().tolist() == [[*list(range(5)), 0], [1, 2, 3, 4, 0, 1]]
     assert axes.images[0].get_clim() == (0, 8)
@@ -63,14 +63,14 @@ def test_heat_map_leaves_cells_of_modules_without_an_adapter_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = figure_of(monkeypatch)
-    draw_ranks(tmp_path / "ranks.png", {MODULES[1]: 2, MODULES[6]: 1}, 2)
+    draw_ranks(tmp_path / "ranks.png", BERT, {MODULES[1]: 2, MODULES[6]: 1}, 2)
     grid = np.asarray(drawn[0].axes[0].images[0].get_array().filled(np.nan))
     np.testing.assert_array_equal(grid, [[np.nan, 2], [1, np.nan]])
     assert len(drawn[0].axes[0].texts) == 2
 
 
 def test_heat_map_of_rank_zero_is_drawn(tmp_path: Path) -> None:
-    draw_ranks(tmp_path / "ranks.png", dict.fromkeys(MODULES, 0), 0)
+    draw_ranks(tmp_path / "ranks.png", BERT, dict.fromkeys(MODULES, 0), 0)
     check(tmp_path / "ranks.png", *HEAT_MAP)
 
 
@@ -113,7 +113,7 @@ def test_run_draws_both_without_a_display(tmp_path: Path) -> None:
     summary = train(config, tmp_path / "run", quiet=True)
     check(tmp_path / "run" / "ranks.png", *HEAT_MAP)
     check(tmp_path / "run" / "gates.png", 960, 480)
-    draw_ranks(tmp_path / "again.png", summary["ranks"], 3)
+    draw_ranks(tmp_path / "again.png", BERT, summary["ranks"], 3)
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "run" / "ranks.png").read_bytes()
     records = [json.loads(line) for line in (tmp_path / "run" / "gates.jsonl").read_text().splitlines()]
     draw_gates(tmp_path / "again.png", records)
@@ -138,7 +138,7 @@ def test_pictures_do_not_depend_on_a_matplotlibrc(tmp_path: Path) -> None:
     ):
         with rc_context(settings):
             (tmp_path / folder).mkdir()
-            draw_ranks(tmp_path / folder / "ranks.png", ranks, 2)
+            draw_ranks(tmp_path / folder / "ranks.png", BERT, ranks, 2)
             draw_gates(tmp_path / folder / "gates.png", gates)
             assert all(rcParams[key] == value for key, value in settings.items()), "and they are left as they were"
     for name in ("ranks.png", "gates.png"):
@@ -157,6 +157,6 @@ def test_pictures_do_not_depend_on_a_matplotlibrc(tmp_path: Path) -> None:
 )
 def test_module_that_no_bert_has_is_one_short_sentence_and_no_picture(tmp_path: Path, module: str) -> None:
     with pytest.raises(SoRAError, match=r"^a module .*: expected encoder\.layer\.N\.") as caught:
-        draw_ranks(tmp_path / "ranks.png", {module: 1}, 2)
+        draw_ranks(tmp_path / "ranks.png", BERT, {module: 1}, 2)
     assert "\x1b" not in str(caught.value)
     assert not (tmp_path / "ranks.png").exists()

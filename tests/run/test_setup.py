@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_run import BERT, RANK, make_config, make_keys, write_model
+from tiny_run import CONFIG, RANK, make_config, make_keys, write_model
 
 from sora_ref import backends, initial_adapter
 from sora_ref.errors import SoRAError
-from sora_ref.models import linear_modules
+from sora_ref.models.bert import BERT
 from sora_ref.run.base_model import base_digest, model_folder
 from sora_ref.run.config import load_config, with_absolute_paths
 from sora_ref.run.data import Labels
@@ -35,12 +35,12 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
 def test_initial_parameters_are_adapters_and_head_of_the_seed(keys: Keys) -> None:
     setup = make_setup(make_config(keys, seed=3), LABELS)
     params = initial_params(setup)
-    assert set(params) == {f"{m}.sora_{x}" for m in linear_modules(BERT) for x in "AgB"} | {
+    assert set(params) == {f"{m}.sora_{x}" for m in BERT.modules(CONFIG) for x in "AgB"} | {
         "classifier.weight",
         "classifier.bias",
     }
-    for module in linear_modules(BERT):
-        out, in_ = BERT.shapes()[f"{module}.weight"]
+    for module in BERT.modules(CONFIG):
+        out, in_ = BERT.shapes(CONFIG)[f"{module}.weight"]
         fresh = initial_adapter(3, module, out, in_, RANK, 6.0)
         for letter, array in zip("AgB", fresh[:3], strict=True):
             assert params[f"{module}.sora_{letter}"].tobytes() == array.tobytes()
@@ -65,7 +65,7 @@ def test_constant_gates_are_constant(keys: Keys) -> None:
 
 
 def test_rank_beyond_the_widest_layer_is_refused_before_anything_is_made(keys: Keys) -> None:
-    widest = BERT.hidden_size  # the smaller side of every layer
+    widest = CONFIG.hidden_size  # the smaller side of every layer
     make_setup(make_config(keys, adapter__r=widest), LABELS)
     for r in (widest + 1, 2**62):
         with pytest.raises(SoRAError, match=rf"^adapter\.r is {r}: expected at most {widest},"):
@@ -90,7 +90,7 @@ def test_trained_norms_begin_at_the_checkpoints_values_and_win_over_the_frozen(k
 def test_outputs_are_the_classes_or_one_number(keys: Keys, labels: Labels, outputs: int) -> None:
     setup = make_setup(make_config(keys), labels)
     assert setup.model.outputs == labels.outputs == outputs
-    assert initial_params(setup)["classifier.weight"].shape == (outputs, BERT.hidden_size)
+    assert initial_params(setup)["classifier.weight"].shape == (outputs, CONFIG.hidden_size)
 
 
 def test_plain_lora_has_frozen_gates_at_one(keys: Keys) -> None:
@@ -126,7 +126,7 @@ def test_model_is_a_folder_or_the_name_of_a_fetched_one(tmp_path: Path, monkeypa
     assert model_folder("tiny") == model_folder(str(folder)) == folder
     monkeypatch.setenv("HOME", str(tmp_path))
     assert model_folder("~/tiny") == folder
-    sentence = "model ./gone: no such folder: expected a Hugging Face BERT folder, a name on its hub, or one of min"
+    sentence = "model ./gone: no such folder: expected a Hugging Face folder of BERT, a name on its hub, or one of min"
     with pytest.raises(SoRAError, match=sentence):
         model_folder("./gone")
     monkeypatch.setattr("sora_ref.run.base_model.download", lambda name, say: tmp_path / f"fetched-{name}")
@@ -141,7 +141,7 @@ def test_base_is_known_by_the_digest_of_its_weights(keys: Keys) -> None:
 
 
 def test_texts_longer_than_the_models_positions_are_refused(keys: Keys) -> None:
-    most = BERT.max_position_embeddings
+    most = CONFIG.max_position_embeddings
     setup = make_setup(make_config(keys, model__max_length=most), LABELS)
     assert (setup.tokenizer.truncation or {})["max_length"] == most
     with pytest.raises(SoRAError, match=f"model.max_length is {most + 1}: expected at most the {most} positions of"):

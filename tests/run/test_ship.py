@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tiny_run import BERT, MODULES, RANK, copy_run, last, make_keys, run_once, tree, write_model
+from tiny_run import CONFIG, MODULES, RANK, copy_run, last, make_keys, run_once, tree, write_model
 
 from sora_ref import kept_components, prune
 from sora_ref.errors import SoRAError
-from sora_ref.models import load_bert
+from sora_ref.models import load_model
+from sora_ref.models.bert import BERT
 from sora_ref.peft import adapters_from, read_adapter
 from sora_ref.run.checkpoint import checkpoint_bytes, checkpoints, read_checkpoint
 from sora_ref.run.evaluate import predict_logits
@@ -63,7 +64,7 @@ def mean(keys: Keys, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def logits_of(loaded: Loaded) -> np.ndarray:
     test = read_task(loaded.setup.config).splits["test"]
-    return predict_logits(loaded.setup, loaded.params, encode(test, loaded.setup.tokenizer, loaded.setup.model.bert))
+    return predict_logits(loaded.setup, loaded.params, encode(test, loaded.setup.tokenizer, loaded.setup.model.config))
 
 
 def within_rounding(loaded: Loaded, other: np.ndarray, plain: np.ndarray) -> bool:
@@ -73,7 +74,7 @@ def within_rounding(loaded: Loaded, other: np.ndarray, plain: np.ndarray) -> boo
     """
     test = read_task(loaded.setup.config).splits["test"]
     measured = model_agreement(
-        loaded.setup, loaded.params, encode(test, loaded.setup.tokenizer, loaded.setup.model.bert)
+        loaded.setup, loaded.params, encode(test, loaded.setup.tokenizer, loaded.setup.model.config)
     ).unpruned_64
     floor = 2**-52 if loaded.setup.config.dtype == "float64" else 2**-23
     return bool(np.max(np.abs(other - plain)) <= 2**6 * max(measured, floor * float(np.max(np.abs(plain)))))
@@ -116,7 +117,7 @@ def test_merged_weights_are_a_hugging_face_model_with_every_trained_tensor_in_it
     cls = loaded.setup.model.head == "cls"
     prefix = "bert." if cls else ""
     head = {"classifier.weight", "classifier.bias"} | {f"bert.pooler.dense.{part}" for part in ("weight", "bias")}
-    assert set(tensors) == {prefix + name for name in BERT.shapes()} | (head if cls else set())
+    assert set(tensors) == {prefix + name for name in BERT.shapes(CONFIG)} | (head if cls else set())
     assert config["architectures"] == (["BertForSequenceClassification"] if cls else ["BertModel"])
     if cls and loaded.setup.labels.kind == "classification":
         assert config["id2label"] == {"0": "bad", "1": "good"}
@@ -129,7 +130,7 @@ def test_merged_weights_are_a_hugging_face_model_with_every_trained_tensor_in_it
         if ".sora_" not in name and (cls or not name.startswith("classifier")):
             full = name if name.startswith("classifier") else prefix + name
             assert tensors[full].tobytes() == np.asarray(value).tobytes()
-    load_bert(tmp_path / "merged")
+    load_model(tmp_path / "merged")
 
 
 def test_merged_config_names_the_dtype_its_tensors_have(keys: Keys, tmp_path: Path) -> None:
@@ -334,7 +335,9 @@ def test_helpers_touch_nothing_they_are_given(mean: Path) -> None:
     pruned_params(loaded.setup, loaded.params)
     merged_params(loaded.setup, loaded.params)
     test = read_task(loaded.setup.config).splits["test"]
-    rows = module_agreement(loaded.setup, loaded.params, encode(test, loaded.setup.tokenizer, loaded.setup.model.bert))
+    rows = module_agreement(
+        loaded.setup, loaded.params, encode(test, loaded.setup.tokenizer, loaded.setup.model.config)
+    )
     assert len(rows) == MODULES
     assert before == {n: np.asarray(array).tobytes() for n, array in {**loaded.setup.frozen, **loaded.params}.items()}
     assert last(mean).params.keys() == loaded.params.keys()

@@ -110,7 +110,7 @@ def test_performance_of_a_stage_is_that_of_its_checkpoint(run: Path, stage: int)
     parts = [[e for e in task.splits["train"] if e.id in chosen], task.splits["validation"]]
     found = []
     for part in parts:
-        encoded = encode(part, setup.tokenizer, setup.model.bert)
+        encoded = encode(part, setup.tokenizer, setup.model.config)
         assert encoded.labels is not None
         found.append(score(setup.labels, predict_logits(setup, loaded.params, encoded), encoded.labels)["accuracy"])
     performance = summary_of(run)["stages"][stage]["performance"]

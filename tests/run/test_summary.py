@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_run import BERT, EPOCH, MODULES, RANK, last, make_config, make_keys, run_once
+from tiny_run import CONFIG, EPOCH, MODULES, RANK, last, make_config, make_keys, run_once
 
 from sora_ref.errors import SoRAError
-from sora_ref.models import linear_modules
+from sora_ref.models.bert import BERT
 from sora_ref.run.checkpoint import Position
 from sora_ref.run.summary import null_model, read_summary, summary_lines, survivors_in_words
 from sora_ref.run.tasks import read_task
 from sora_ref.run.trained import load_trained
 
 Keys = dict[str, Any]
-D, F = BERT.hidden_size, BERT.intermediate_size
+D, F = CONFIG.hidden_size, CONFIG.intermediate_size
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_counts_and_ranks_are_those_one_counts_by_hand(keys: Keys, tmp_path: Pat
     summary = run_once(tmp_path / "run", keys, gate__strength=0.1)
     params = last(tmp_path / "run").params
     ranks, retained, total = {}, 0, 0
-    for module in linear_modules(BERT):
+    for module in BERT.modules(CONFIG):
         out, in_ = {"intermediate.dense": (F, D), "output.dense": (D, F)}.get(module.split(".", 3)[3], (D, D))
         assert params[f"{module}.sora_A"].shape == (RANK, in_)
         ranks[module] = sum(1 for g in params[f"{module}.sora_g"].tolist() if g != 0)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_run import BERT, VOCABULARY, write_model, write_tokenizer
+from tiny_run import CONFIG, VOCABULARY, write_model, write_tokenizer
 
 from sora_ref.backends import get
 from sora_ref.errors import SoRAError
@@ -37,7 +37,7 @@ def example(text: str, pair: str | None = None, label: Any = None) -> Example:
 
 
 def one(folder: Path, max_length: int, text: str, pair: str | None = None) -> tuple[list[int], list[int]]:
-    found = encode([example(text, pair)], load_tokenizer(folder, max_length), BERT)
+    found = encode([example(text, pair)], load_tokenizer(folder, max_length), CONFIG)
     return found.ids[0].tolist(), found.types[0].tolist()
 
 
@@ -131,7 +131,7 @@ def test_a_batch_that_one_device_computes_alone_is_not_cut_within_the_budget() -
 
 @given(texts=st.lists(WORDS, min_size=1, max_size=5))
 def test_padding_holds_each_row_and_masks_the_rest(folder: Path, texts: list[list[str]]) -> None:
-    encoded = encode([example(" ".join(words)) for words in texts], load_tokenizer(folder, 16), BERT)
+    encoded = encode([example(" ".join(words)) for words in texts], load_tokenizer(folder, 16), CONFIG)
     rows = np.arange(len(texts))[::-1]
     batch = pad(encoded, rows, get("numpy"))
     assert batch.ids.shape == batch.types.shape == batch.mask.shape == (len(texts), encoded.lengths.max())
@@ -184,17 +184,17 @@ def test_unknown_words_are_the_unknown_token(folder: Path) -> None:
 
 def test_labels_are_integers_or_floats_or_none_where_one_is_missing(folder: Path) -> None:
     tokenizer = load_tokenizer(folder, 9)
-    whole = encode([example("a", label=1), example("a", label=0)], tokenizer, BERT).labels
-    real = encode([example("a", label=1.5), example("a", label=0.0)], tokenizer, BERT).labels
+    whole = encode([example("a", label=1), example("a", label=0)], tokenizer, CONFIG).labels
+    real = encode([example("a", label=1.5), example("a", label=0.0)], tokenizer, CONFIG).labels
     assert whole is not None
     assert real is not None
     assert (whole.dtype.kind, whole.tolist(), real.dtype.kind, real.tolist()) == ("i", [1, 0], "f", [1.5, 0.0])
-    assert encode([example("a", label=1), example("a")], tokenizer, BERT).labels is None
+    assert encode([example("a", label=1), example("a")], tokenizer, CONFIG).labels is None
 
 
 def test_taken_rows_are_those_rows_in_that_order(folder: Path) -> None:
     whole = encode(
-        [example(word, label=k) for k, word in enumerate(["good", "bad film", "a"])], load_tokenizer(folder, 9), BERT
+        [example(word, label=k) for k, word in enumerate(["good", "bad film", "a"])], load_tokenizer(folder, 9), CONFIG
     )
     part = whole.take([2, 0])
     assert [array.tolist() for array in part.ids] == [whole.ids[2].tolist(), whole.ids[0].tolist()]
@@ -207,15 +207,15 @@ def test_tokeniser_of_another_model_is_refused_with_the_example(folder: Path, tm
     write_tokenizer(tmp_path, (*VOCABULARY, "beyond"))
     examples = [example("good"), Example("seven", "good beyond", None, None)]
     with pytest.raises(
-        SoRAError, match=f"example seven: token id {BERT.vocab_size}: expected below {BERT.vocab_size}; "
+        SoRAError, match=f"example seven: token id {CONFIG.vocab_size}: expected below {CONFIG.vocab_size}; "
     ):
-        encode(examples, load_tokenizer(tmp_path, 9), BERT)
+        encode(examples, load_tokenizer(tmp_path, 9), CONFIG)
 
 
 def test_pairs_need_a_model_with_two_token_types(folder: Path) -> None:
     from dataclasses import replace
 
-    tokenizer, one_type = load_tokenizer(folder, 9), replace(BERT, type_vocab_size=1)
+    tokenizer, one_type = load_tokenizer(folder, 9), replace(CONFIG, type_vocab_size=1)
     encode([example("good")], tokenizer, one_type)
     with pytest.raises(SoRAError, match="example x: token type 1: expected below 1"):
         encode([example("good", "bad")], tokenizer, one_type)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tiny_bert import Rounding
 from tiny_run import (
-    BERT,
+    CONFIG,
     EPOCH,
     MODULES,
     RANK,
@@ -35,7 +35,7 @@ from tiny_run import (
 
 from sora_ref import GATE_RULES, initial_state
 from sora_ref.errors import SoRAError
-from sora_ref.models import linear_modules
+from sora_ref.models.bert import BERT
 from sora_ref.run import loop
 from sora_ref.run import training as module
 from sora_ref.run.config import load_config
@@ -176,7 +176,7 @@ def test_gradients_do_not_depend_on_the_budget_of_microbatches_beyond_rounding(
         )
         task = read_task(config)
         setup = make_setup(config, Labels(task.kind, task.labels, task.metrics))
-        data = {"train": encode(task.splits["train"], setup.tokenizer, setup.model.bert)}
+        data = {"train": encode(task.splits["train"], setup.tokenizer, setup.model.config)}
         run = loop.Run(tmp_path, setup, task, data, "", quiet=True)
         rng = np.random.default_rng(0)
         params = {
@@ -198,7 +198,7 @@ def test_loss_and_gradients_are_means_over_the_examples_of_the_batch(keys: Keys,
     config = make_config(keys | NO_DROPOUT, dtype="float64", train__microbatch_tokens=1)
     task = read_task(config)
     setup = make_setup(config, Labels(task.kind, task.labels, task.metrics))
-    once = encode(task.splits["train"][:1], setup.tokenizer, setup.model.bert)
+    once = encode(task.splits["train"][:1], setup.tokenizer, setup.model.config)
     run = loop.Run(tmp_path, setup, task, {"train": once.take([0, 0, 0, 0])}, "", quiet=True)
     state = initial_state(initial_params(setup))
     loss, grads = loop._loss_and_gradients(run, state, np.arange(4), 1, map)
@@ -297,7 +297,7 @@ def test_regression_is_judged_by_correlations_and_learns(keys: Keys, tmp_path: P
     )
     assert set(summary["scores"]["test"]) == {"pearson", "spearman"}
     assert summary["scores"]["test"]["pearson"] > 0.5
-    assert summary["counts"]["head"] == BERT.hidden_size + 1
+    assert summary["counts"]["head"] == CONFIG.hidden_size + 1
     assert last(tmp_path / "run").labels.kind == "regression"
 
 
@@ -317,7 +317,7 @@ def test_cls_head_trains_a_pooler_where_the_checkpoint_has_none(keys: Keys, tmp_
 def test_norms_and_biases_are_trained_where_asked_for_and_never_decayed(keys: Keys, tmp_path: Path, part: str) -> None:
     chosen: dict[str, Any] = {f"adapter__{part}": True}
     run_once(tmp_path / "run", keys, **chosen)
-    own = [name for name in BERT.shapes() if ("LayerNorm" in name) == (part == "norms")]
+    own = [name for name in BERT.shapes(CONFIG) if ("LayerNorm" in name) == (part == "norms")]
     expected = {name for name in own if part == "norms" or name.endswith(".bias")}
     assert {name for name in last(tmp_path / "run").params if ".sora_" not in name} == expected | {
         "classifier.weight",
@@ -349,7 +349,7 @@ def test_head_alone_trains_nothing_else(keys: Keys, tmp_path: Path) -> None:
 
 def test_some_kinds_adapt_those_modules_alone(keys: Keys, tmp_path: Path) -> None:
     summary = run_once(tmp_path / "run", keys, adapter__kinds=["value", "output"], train__epochs=1)
-    assert set(summary["ranks"]) == set(linear_modules(BERT, ["value", "output"]))
+    assert set(summary["ranks"]) == set(BERT.modules(CONFIG, ["value", "output"]))
 
 
 def test_float64_is_trained_in_float64(keys: Keys, tmp_path: Path) -> None:

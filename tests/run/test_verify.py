@@ -30,7 +30,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def encoded(loaded: Loaded) -> Encoded:
-    return encode(read_task(loaded.setup.config).splits["test"], loaded.setup.tokenizer, loaded.setup.model.bert)
+    return encode(read_task(loaded.setup.config).splits["test"], loaded.setup.tokenizer, loaded.setup.model.config)
 
 
 @pytest.mark.bounded("SORA-BOUND-2", "SORA-PRUNE-2", "SORA-PRUNE-4")
@@ -58,7 +58,7 @@ def inputs_of(loaded: Loaded, encoded: Encoded) -> Any:
     _, cache = classifier_forward(
         setup.model, setup.all_params(loaded.params), batch, scales=setup.scales, ops=setup.ops
     )
-    return dict(cache.bert.layers[1].linear.values())[MODULE].x
+    return cache.model.linear_inputs()[MODULE]
 
 
 @pytest.mark.bounded("SORA-BOUND-2")
@@ -91,7 +91,7 @@ def test_error_of_three_bounds_in_one_output_of_one_module_is_reported(
     def watch(*args: Any, **options: Any) -> Any:
         nonlocal x_seen
         out, cache = real(*args, **options)
-        x_seen = dict(cache.bert.layers[1].linear.values())[MODULE].x
+        x_seen = cache.model.linear_inputs()[MODULE]
         return out, cache
 
     monkeypatch.setattr(verify, "classifier_forward", watch)

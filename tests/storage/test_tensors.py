@@ -18,10 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load, load_file, save, save_file
-from tiny_run import BERT, change_weights, write_model
+from tiny_run import CONFIG, change_weights, write_model
 
 from sora_ref.errors import SoRAError
-from sora_ref.models import load_bert
+from sora_ref.models import load_model
+from sora_ref.models.bert import BERT
 from sora_ref.storage.half import HALVES, Half, rounded
 from sora_ref.storage.sealed import sealed_bytes
 from sora_ref.storage.tensors import canonical, open_tensors, read_tensors, tensor_bytes
@@ -156,11 +157,11 @@ def test_reading_takes_the_memory_of_what_is_read(path: Path, kind: str) -> None
 
 
 def test_loading_a_model_takes_the_memory_of_its_parameters(tmp_path: Path) -> None:
-    sizes = replace(BERT, vocab_size=30_000, hidden_size=128, intermediate_size=512)
-    folder = write_model(tmp_path / "model", bert=sizes)
+    sizes = replace(CONFIG, vocab_size=30_000, hidden_size=128, intermediate_size=512)
+    folder = write_model(tmp_path / "model", config=sizes)
     change_weights(folder, {"cls.predictions.decoder.weight": np.ones((30_000, 128), "float32")})
-    used = 4 * sum(math.prod(shape) for shape in sizes.shapes().values())
-    assert peak(lambda: load_bert(folder)) < 1.1 * used + 2**21
+    used = 4 * sum(math.prod(shape) for shape in BERT.shapes(sizes).values())
+    assert peak(lambda: load_model(folder)) < 1.1 * used + 2**21
 
 
 @pytest.mark.parametrize(("name", "pickle"), [("model", "pytorch_model"), ("adapter_model", "adapter_model")])
@@ -189,7 +190,7 @@ def test_a_pointer_of_git_lfs_gets_the_command_that_fetches_the_file(tmp_path: P
     folder = write_model(tmp_path / "model")
     (folder / name).write_bytes(POINTER)
     with pytest.raises(SoRAError, match=rf"{name}: a Git LFS pointer, not the file itself: .*`git lfs pull`"):
-        load_bert(folder)
+        load_model(folder)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")

@@ -24,24 +24,21 @@ from hypothesis import assume, currently_in_test_context
 from sora_ref.models import (
     MODEL_SPEC,
     Batch,
-    BertConfig,
     Classifier,
     Dropout,
     ModelOps,
-    bert_forward,
     classifier_backward,
     classifier_forward,
-    classifier_shapes,
     cross_entropy,
-    linear_modules,
     squared_error,
 )
-from sora_ref.models.bert import LINEAR_KINDS
+from sora_ref.models.bert import BERT
+from sora_ref.models.encoder import EncoderConfig
 
 Floats = npt.NDArray[Any]
 Named = Mapping[str, Floats]
 
-CONFIG = BertConfig(
+CONFIG = EncoderConfig(
     vocab_size=13,
     hidden_size=8,
     num_hidden_layers=2,
@@ -50,7 +47,7 @@ CONFIG = BertConfig(
     max_position_embeddings=9,
     type_vocab_size=2,
 )
-KINDS = tuple(LINEAR_KINDS)
+KINDS = tuple(BERT.kinds)
 RANK = 3
 SCALE = 0.75
 SPREAD = 2.0**6
@@ -128,10 +125,10 @@ class Case:
 
 def random_params(rng: np.random.Generator, model: Classifier, kinds: Collection[str]) -> dict[str, Floats]:
     """Weights of a size at which every nonlinearity is at work; a gate that is zero and one that is negative."""
-    shapes = {**model.bert.shapes(), **classifier_shapes(model)}
+    shapes = {**BERT.shapes(model.config), **model.head_shapes}
     params = {name: 0.3 * rng.standard_normal(shape) for name, shape in shapes.items()}
     params |= {name: 1 + p for name, p in params.items() if name.endswith("LayerNorm.weight")}
-    for module in linear_modules(model.bert, kinds):
+    for module in BERT.modules(model.config, kinds):
         out, in_ = shapes[f"{module}.weight"]
         params[f"{module}.sora_A"] = 0.5 * rng.standard_normal((RANK, in_))
         params[f"{module}.sora_g"] = np.array([rng.standard_normal(), 0.0, -0.5])
@@ -147,29 +144,29 @@ def make_case(
     kinds: Collection[str] = KINDS,
     lengths: Sequence[int] = (5, 3, 6, 1),
     p: float = 0.0,
-    config: BertConfig = CONFIG,
+    config: EncoderConfig = CONFIG,
 ) -> Case:
     rng = np.random.default_rng(seed)
-    model = Classifier(config, head, outputs)
+    model = Classifier(BERT, config, head, outputs)
     params = random_params(rng, model, kinds)
     shape = len(lengths), max(lengths)
     mask = np.arange(shape[1]) < np.array(lengths)[:, None]
     batch = Batch(rng.integers(0, config.vocab_size, shape), rng.integers(0, config.type_vocab_size, shape), mask)
     labels = rng.standard_normal(shape[0]) if outputs == 1 else rng.integers(0, outputs, shape[0])
-    scales = dict.fromkeys(linear_modules(config, kinds), SCALE)
+    scales = dict.fromkeys(BERT.modules(config, kinds), SCALE)
     return Case(model, params, scales, batch, labels, tuple(range(40, 40 + shape[0])), p)
 
 
 def on_batch(
-    config: BertConfig, params: Named, scale: float, given: Named, head: str, outputs: int, dtype: str
+    config: EncoderConfig, params: Named, scale: float, given: Named, head: str, outputs: int, dtype: str
 ) -> dict[str, Floats]:
     """Hidden states, logits, loss and every gradient of a stored batch: ids, types, mask and labels by head."""
     tokens = Batch(given["ids"], given["types"], given["mask"])
     scales = {name.removesuffix(".sora_g"): scale for name in params if name.endswith(".sora_g")}
-    model = Classifier(config, cast(Literal["cls", "mean"], head), outputs)
+    model = Classifier(BERT, config, cast(Literal["cls", "mean"], head), outputs)
     case = Case(model, params, scales, tokens, given[f"labels.{head}"], ())
     own = {name: p.astype(dtype) for name, p in params.items()}
-    return {"hidden": bert_forward(config, own, tokens, scales=scales)[0], **case.results(dtype)}
+    return {"hidden": BERT.forward(config, own, tokens, scales=scales)[0], **case.results(dtype)}
 
 
 def relative(found: Named, expected: Named) -> dict[str, float]:

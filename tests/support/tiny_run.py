@@ -18,7 +18,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from sora_ref import training_step
-from sora_ref.models import BertConfig
+from sora_ref.models.bert import BERT
+from sora_ref.models.encoder import EncoderConfig
 from sora_ref.run import loop
 from sora_ref.run.checkpoint import Trained, checkpoints, read_checkpoint
 from sora_ref.run.config import Config, load_config
@@ -31,7 +32,7 @@ PLAIN = ("a", "the", "this", "film", "plot", "cast", "song", "story", "is", "was
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 VOCABULARY = (*SPECIAL, *PLAIN, *GOOD, *BAD)
 
-BERT = BertConfig(
+CONFIG = EncoderConfig(
     vocab_size=len(VOCABULARY),
     hidden_size=8,
     num_hidden_layers=2,
@@ -49,21 +50,21 @@ SPLITS = tuple(SIZES)
 Row = Mapping[str, Any]
 
 
-def write_model(folder: Path, *, pooler: bool = False, seed: int = 0, bert: BertConfig = BERT) -> Path:
+def write_model(folder: Path, *, pooler: bool = False, seed: int = 0, config: EncoderConfig = CONFIG) -> Path:
     """A Hugging Face folder: config.json, model.safetensors, tokenizer.json."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
-    shapes = bert.shapes()
+    shapes = BERT.shapes(config)
     if pooler:
-        d = bert.hidden_size
+        d = config.hidden_size
         shapes |= {"pooler.dense.weight": (d, d), "pooler.dense.bias": (d,)}
     params = {name: 0.4 * rng.standard_normal(shape) for name, shape in shapes.items()}
     params |= {name: 1 + value for name, value in params.items() if name.endswith("LayerNorm.weight")}
-    words, direction = params["embeddings.word_embeddings.weight"], rng.standard_normal(bert.hidden_size)
+    words, direction = params["embeddings.word_embeddings.weight"], rng.standard_normal(config.hidden_size)
     for sign, feeling in ((1, GOOD), (-1, BAD)):  # pretrained, as it were: words of one feeling lie together
         words[[VOCABULARY.index(word) for word in feeling]] += sign * direction
     save_file({name: value.astype(np.float32) for name, value in params.items()}, folder / "model.safetensors")
-    sizes = {name: getattr(bert, name) for name in bert.__dataclass_fields__}
+    sizes = {name: getattr(config, name) for name in config.__dataclass_fields__}
     (folder / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_act": "gelu", **sizes}))
     write_tokenizer(folder)
     return folder

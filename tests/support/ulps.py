@@ -140,7 +140,7 @@ def model_cases() -> tuple[Case, ...]:
 
 def depth(case: Case) -> int:
     """Embeddings, attention and feed-forward of each layer, head: what a rounding error passes through in a row."""
-    return 2 * case.model.bert.num_hidden_layers + 2
+    return 2 * case.model.config.num_hidden_layers + 2
 
 
 def model_distances(case: Case, found: Mapping[str, Floats] | None = None) -> dict[str, float]:

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from emulated import MISSING, make_device
-from tiny_run import BERT, RANK, arrays_of, last, lines, make_config, make_keys, records, run_once
+from tiny_run import CONFIG, RANK, arrays_of, last, lines, make_config, make_keys, records, run_once
 
 from sora_ref import SoRAError, kernels
 from sora_ref.backends import Backend, get
 from sora_ref.kernels import Kernels
 from sora_ref.kernels.cuda.operations import all_operations
 from sora_ref.models import MODEL_SPEC, Batch, Classifier, classifier_backward, classifier_forward
-from sora_ref.models.classifier import classifier_shapes
+from sora_ref.models.bert import BERT
 from sora_ref.run import loop
 from sora_ref.run.data import Labels
 from sora_ref.run.setup import make_setup
@@ -146,12 +146,12 @@ def test_gathering_keeps_shapes_dtypes_and_bits_in_one_transfer() -> None:
 @pytest.mark.measured
 @pytest.mark.parametrize("head", ["mean", "cls"])
 def test_gradients_of_a_whole_model_are_the_specifications(head: Any) -> None:
-    model, rng = Classifier(BERT, head, 2), np.random.default_rng(0)
+    model, rng = Classifier(BERT, CONFIG, head, 2), np.random.default_rng(0)
     modules = [
-        name.removesuffix(".weight") for name in BERT.shapes() if name.endswith("dense.weight") or "self" in name
+        name.removesuffix(".weight") for name in BERT.shapes(CONFIG) if name.endswith("dense.weight") or "self" in name
     ]
     modules = [module for module in modules if not module.endswith(".bias")]
-    shapes = {**BERT.shapes(), **classifier_shapes(model)}
+    shapes = {**BERT.shapes(CONFIG), **model.head_shapes}
     params = {name: 0.4 * rng.standard_normal(shape) for name, shape in shapes.items()}
     for module in modules:
         out, in_ = shapes[f"{module}.weight"]
@@ -159,7 +159,7 @@ def test_gradients_of_a_whole_model_are_the_specifications(head: Any) -> None:
         params |= {f"{module}.sora_{part}": rng.standard_normal(shape) for part, shape in parts.items()}
     scales = dict.fromkeys(modules, 2.0)
     mask = np.arange(6) < np.array([[6], [3], [0]])
-    batch = Batch(rng.integers(0, BERT.vocab_size, (3, 6)), rng.integers(0, 2, (3, 6)), mask)
+    batch = Batch(rng.integers(0, CONFIG.vocab_size, (3, 6)), rng.integers(0, 2, (3, 6)), mask)
     dlogits = rng.standard_normal((3, 2))
     for dtype, near in (("float64", 1e-12), ("float32", 2e-4)):
         own = {name: value.astype(dtype) for name, value in params.items()}

@@ -114,7 +114,7 @@ def read_model(folder: Path) -> Any:
     config = _configuration(folder)
     setup = make_setup(config, Labels("classification", ("bad", "good"), ("accuracy",)))
     examples = tuple(Example(str(k), text, None, None) for k, text in enumerate(TEXTS))
-    predict_logits(setup, initial_params(setup), encode(examples, setup.tokenizer, setup.model.bert))
+    predict_logits(setup, initial_params(setup), encode(examples, setup.tokenizer, setup.model.config))
     return tokenizer_files(folder)
 
 
