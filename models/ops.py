@@ -25,14 +25,14 @@ class LayerNormBackward(Protocol):
     ) -> tuple[Array, Array | None, Array | None]: ...
 
 
-class GeluForward(Protocol):
-    """As `layers.gelu_forward`: y and the cache."""
+class ActivationForward(Protocol):
+    """As `layers.gelu_forward`: y, element by element, and the cache."""
 
     def __call__(self, x: Array) -> tuple[Array, Cache]: ...  # noqa: D102
 
 
-class GeluBackward(Protocol):
-    """As `layers.gelu_backward`: dx."""
+class ActivationBackward(Protocol):
+    """As `layers.gelu_backward`: dx, from the derivative that the forward kept."""
 
     def __call__(self, dy: Array, derivative: Cache) -> Array: ...  # noqa: D102
 
@@ -56,8 +56,8 @@ class ModelOperations(Operations, total=False):
 
     layer_norm_forward: LayerNormForward
     layer_norm_backward: LayerNormBackward
-    gelu_forward: GeluForward
-    gelu_backward: GeluBackward
+    gelu_forward: ActivationForward
+    gelu_backward: ActivationBackward
     attention_forward: AttentionForward
     attention_backward: AttentionBackward
 
@@ -68,8 +68,8 @@ class ModelOps(Ops):
 
     layer_norm_forward: LayerNormForward = layers.layer_norm_forward
     layer_norm_backward: LayerNormBackward = layers.layer_norm_backward
-    gelu_forward: GeluForward = layers.gelu_forward
-    gelu_backward: GeluBackward = layers.gelu_backward
+    gelu_forward: ActivationForward = layers.gelu_forward
+    gelu_backward: ActivationBackward = layers.gelu_backward
     attention_forward: AttentionForward = layers.attention_forward
     attention_backward: AttentionBackward = layers.attention_backward
 

@@ -19,7 +19,7 @@ from sora_ref.kernels.cuda.operations import all_operations
 from sora_ref.kernels.numpy.table import KERNELS
 from sora_ref.linear import LinearGrads
 from sora_ref.models import MODEL_SPEC
-from sora_ref.models.ops import GeluForward, LayerNormForward, ModelOperations, ModelOps
+from sora_ref.models.ops import ActivationForward, LayerNormForward, ModelOperations, ModelOps
 from sora_ref.ops import LinearBackward, Operations, Ops
 
 SETS: Mapping[str, ModelOperations] = {
@@ -98,7 +98,7 @@ def test_a_form_of_another_signature_is_refused_by_mypy() -> None:
     assert ops.layer_norm_forward is wrong["layer_norm_forward"]
     assert not fits(without_eps, LayerNormForward)
     assert not fits(other_name, LinearBackward)
-    assert fits(value_alone, GeluForward)  # what it returns is for mypy alone
+    assert fits(value_alone, ActivationForward)  # what it returns is for mypy alone
     ops.replace(gelu_forward=value_alone)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         ops.replace(gelu=value_alone)  # type: ignore[call-arg]
