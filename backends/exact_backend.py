@@ -31,14 +31,19 @@ def _exactly(name: str) -> Callable[..., Any]:
 
     def operator(self: Rational, *others: Any) -> Any:
         for other in others:
-            if not isinstance(other, int | Fraction):
+            if type(other) is not Rational and not isinstance(other, (int, Fraction)):
                 if isinstance(other, Number):
                     raise TypeError(f"{other!r} met exact arithmetic in {name}: expected a rational number")
                 return NotImplemented  # an array: NumPy goes through its elements
         result = operate(self, *others)
-        if not isinstance(result, Fraction):
+        if type(result) is not Fraction:
+            if isinstance(result, Fraction):
+                return Rational(result)
             raise TypeError(f"{name} of {self} and {others} is irrational: expected a rational result")
-        return Rational(result)
+        result.__class__ = (
+            Rational  # a new number of Fraction's; its slots are the same, and making another takes longer
+        )
+        return result
 
     return operator
 

@@ -46,6 +46,15 @@ from sora_ref.prox import prox_kkt_distance, released_penalty
 from sora_ref.prune import MergedLinear
 
 
+def test_operators_of_the_rationals_give_rationals_and_leave_their_operands_what_they_are() -> None:
+    third, plain = Rational(1, 3), Fraction(2)
+    from_the_left = (third + plain, third - 1, third * plain, third / 2, third**2, third + 0, third * 1)
+    from_the_right = (plain + third, 1 - third, plain * third, plain / third)
+    assert {type(result) for result in (*from_the_left, *from_the_right, -third, +third, abs(third))} == {Rational}
+    assert type(plain) is Fraction
+    assert (third, plain) == (Rational(1, 3), Fraction(2))
+
+
 def look_through(found: Any) -> None:
     """TypeError where a float stands anywhere in a result: in its arrays, numbers, tuples and mappings."""
     if isinstance(found, Mapping):

@@ -223,6 +223,7 @@ def test_demo_settings_let_the_null_model_keep_nothing(quick: bool) -> None:
     assert config.adapter.alpha / config.adapter.r == 2.0
 
 
+@pytest.mark.deep
 @pytest.mark.weights
 def test_real_quick_demo_runs_in_a_process(tmp_path: Path) -> None:
     for name in ("bert-tiny", "hutto2014"):
