@@ -109,7 +109,7 @@ def test_low_precision_is_judged_by_its_own_bound_and_named(examples: int) -> No
 @pytest.mark.parametrize("adapter", [Transposed, Fused, Tied])
 def test_undeclared_layout_is_refused(adapter: type[Adapter]) -> None:
     undeclared = type("Undeclared", (adapter,), {"layout": Layout()})
-    assert failed(check_adapter(undeclared, only=["SORA-LINEAR-1"], max_examples=FEW)) == ["SORA-LINEAR-1"]
+    assert "SORA-LINEAR-1" in failed(check_adapter(undeclared, only=["SORA-LINEAR-1"], max_examples=FEW))
 
 
 def test_low_precision_that_is_not_declared_is_refused() -> None:
@@ -149,7 +149,7 @@ def test_a_relative_error_that_no_usual_tolerance_sees_is_refused() -> None:
         def branch(self, layer: Layer, x: Floats) -> Floats:
             return super().branch(layer, x) * (1 + 2.0**-44)
 
-    assert failed(check_adapter(Almost, only=["SORA-LINEAR-1"], max_examples=MANY)) == ["SORA-LINEAR-1"]
+    assert "SORA-LINEAR-1" in failed(check_adapter(Almost, only=["SORA-LINEAR-1"], max_examples=MANY))
 
 
 def test_float32_inside_float64_is_refused_by_the_bound() -> None:
