@@ -30,7 +30,12 @@ from sora_ref.schedules import Schedule
 from sora_ref.step import RECIPES, Rates, Recipe, TrainState, initial_state, training_step
 
 __version__ = "0.1.0"
-SPEC_VERSION = "0.3"  # of the clauses in docs/spec.md; changes to them are listed apart in CHANGELOG.md
+SPEC_VERSION = "0.3"
+"""The version of the clauses in docs/spec.md, whose changes are listed apart in CHANGELOG.md.
+
+>>> sr.SPEC_VERSION
+'0.3'
+"""
 
 __all__ = [
     "ADAMW_XI",

@@ -20,6 +20,11 @@ class Counts(NamedTuple):
     released:      what the released counter reports as retained: it counts A, B and head, and deducts 2·hidden for
                    every zero gate whatever the module's shape.  Deviation: a component of an FFN module costs
                    in + out = 5·hidden, so the counter over-reports what is left.
+
+    >>> adapter = sr.SoRA(A=np.ones((2, 4)), g=np.array([0.0, 0.5]), B=np.ones((3, 2)), s=2.0)
+    >>> counts = sr.count_parameters({"query": adapter}, hidden=4)
+    >>> counts.total, counts.retained, counts.with_gates
+    (14, 7, 8)
     """
 
     components: int
@@ -34,12 +39,23 @@ class Counts(NamedTuple):
 
 
 def module_ranks(adapters: Mapping[str, SoRA]) -> dict[str, int]:
-    """Components with g_i ≠ 0, by module (SORA-COUNT-1)."""
+    """Components with g_i ≠ 0, by module (SORA-COUNT-1).
+
+    >>> sr.module_ranks({"query": sr.SoRA(A=np.ones((2, 4)), g=np.array([0.0, 0.5]), B=np.ones((3, 2)), s=2.0)})
+    {'query': 1}
+    """
     return {module: len(kept_components(adapter.g)) for module, adapter in adapters.items()}
 
 
 def count_parameters(adapters: Mapping[str, SoRA], *, hidden: int, head: int = 0) -> Counts:
-    """Counts of these adapters (SORA-COUNT-2).  hidden: the model's hidden size; head: parameters of its head."""
+    """Counts of these adapters (SORA-COUNT-2).
+
+    hidden: the model's hidden size, at least 1; head: parameters of its head, at least 0; else SoRAError.
+
+    >>> adapter = sr.SoRA(A=np.ones((2, 4)), g=np.array([0.0, 0.5]), B=np.ones((3, 2)), s=2.0)
+    >>> sr.count_parameters({"query": adapter}, hidden=4, head=10).with_head
+    17
+    """
     require(hidden >= 1 and head >= 0, f"hidden {hidden} and head {head}: expected hidden >= 1 and head >= 0")
     ranks = module_ranks(adapters)
     cost = {module: adapter.A.shape[1] + adapter.B.shape[0] for module, adapter in adapters.items()}

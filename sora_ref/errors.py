@@ -14,6 +14,11 @@ class SoRAError(ValueError):
 
     The command line prints the sentence and exits with status 1; nothing else is ever shown to a user.  Whatever it was
     made of, the sentence is printable.
+
+    >>> sr.soft_threshold(np.ones(2), -1.0)
+    Traceback (most recent call last):
+      ...
+    sora_ref.errors.SoRAError: threshold is -1.0: expected at least 0
     """
 
     def __init__(self, sentence: str) -> None:

@@ -59,6 +59,10 @@ class GateRule:
     threshold: the map that cuts it off.
     loss_l1:   also add `loss_l1`·sgn(g)/(number of gates) to the gradient, before clipping: the released double L1
                (SORA-STEP-3).
+
+    >>> rule = sr.ADAMW_XI.replace(descend=sr.AdamW(eps=1e-6))
+    >>> rule.name, rule.scalar_amount(strength=0.01, lr=1e-3)
+    ('adamw-xi', 0.01)
     """
 
     name: str
@@ -78,17 +82,41 @@ class GateRule:
 
 
 PAPER = GateRule("paper", SGD(), lr_times_lambda, soft_threshold)
+"""The paper's rule: SGD, then T with η_t·λ (SoRA eq. 10; SORA-GATE-1).
+
+>>> sr.PAPER.scalar_amount(strength=0.5, lr=0.25)
+0.125
+"""
+
 ADAMW_XI = GateRule("adamw-xi", AdamW(), constant_xi, soft_threshold)
+"""AdamW without decay, then T with a constant ξ: the default (SORA-GATE-1).
+
+>>> sr.ADAMW_XI.scalar_amount(strength=0.5, lr=0.25)
+0.5
+"""
+
 ADAMW_LR_LAMBDA = GateRule("adamw-lr-lambda", AdamW(), lr_times_lambda, soft_threshold)
 ADAMW_METRIC = GateRule("adamw-metric", AdamW(), in_metric, soft_threshold)
 ADAMW_METRIC_LITERAL = GateRule("adamw-metric-literal", AdamW(), in_metric_literal, soft_threshold)
-# Deviation: the authors' optimiser is transformers' old AdamW with its own eps, thresholds with the dead zone 2ξ, and
-# the loss carries a second L1 term (10 in their script without a schedule, 1e-3 in the one with).
+
 RELEASED = GateRule("released", AdamW(eps=1e-6, eps_on="raw"), constant_xi, released_threshold, loss_l1=10.0)
+"""The released code's rule (SORA-GATE-1).
+
+Deviation: the authors' optimiser is transformers' old AdamW with an ε of its own, it thresholds with the dead zone 2ξ,
+and the loss carries a second L1 term: 10 in their script without a schedule, 1e-3 in the one with.
+
+>>> sr.RELEASED.threshold(np.array([1.5]), 1.0)
+array([0.])
+"""
 
 GATE_RULES = {
     rule.name: rule for rule in (PAPER, ADAMW_XI, ADAMW_LR_LAMBDA, ADAMW_METRIC, ADAMW_METRIC_LITERAL, RELEASED)
 }
+"""Every gate rule by its name (SORA-GATE-1).
+
+>>> list(sr.GATE_RULES)
+['paper', 'adamw-xi', 'adamw-lr-lambda', 'adamw-metric', 'adamw-metric-literal', 'released']
+"""
 
 
 def gate_update(
@@ -100,6 +128,12 @@ def gate_update(
     lr:       η_t of this step, of the gates' own schedule where they have one; the amount uses the same (SORA-GATE-2).
     strength: ξ or λ, finite and ≥ 0.
     Under T a gate at zero leaves it exactly when the descent takes it further than the amount (SORA-REVIVAL-1).
+    Raises SoRAError for a strength or learning rate that is negative or not finite, and for shapes or dtypes that
+    differ.
+
+    >>> g, grad = np.array([1.0, 0.1]), np.array([0.5, 0.0])
+    >>> sr.gate_update(sr.PAPER, g, grad, sr.zero_moments(g), t=1, lr=0.5, strength=0.5)[0]
+    array([0.5, 0. ])
     """
     require_finite_number("strength", strength, least=0)
     v, moments = rule.descend.update(g, grad, moments, t, lr)
@@ -114,6 +148,9 @@ def adam_step_bound(betas: tuple[float, float] = (0.9, 0.999)) -> float:
     usual betas.  A zero gate is absorbing once ξ ≥ this · η_t.  Deviation: Kingma & Ba's 3.16, the first factor alone,
     is reached by a lone gradient after many zeros; it bounds that case and not every sequence.
     Raises SoRAError where β₁ > 0 and β₁² ≥ β₂: the ratio is then unbounded.
+
+    >>> round(sr.gate.adam_step_bound(), 2)
+    7.27
     """
     beta1, beta2 = betas
     require(0 <= beta1 < 1 and 0 <= beta2 < 1, f"betas are {betas}: expected 0 <= beta < 1")

@@ -17,6 +17,10 @@ def combine_microbatches(summed: Sequence[Params], examples: int) -> dict[str, A
     """(Σ over microbatches) / examples, in the order given (SORA-STEP-2).
 
     summed: per microbatch, gradients of the loss *summed* over its examples; all with the same names.
+    Raises SoRAError for no microbatch, fewer than one example, and names that differ.
+
+    >>> sr.combine_microbatches([{"w": np.array([1.0])}, {"w": np.array([5.0])}], examples=3)
+    {'w': array([2.])}
     """
     require(examples >= 1, f"{examples} examples in the optimiser batch: expected at least 1")
     require(len(summed) >= 1, "no microbatches: expected at least one")
@@ -28,7 +32,15 @@ def combine_microbatches(summed: Sequence[Params], examples: int) -> dict[str, A
 
 
 def clip_by_global_norm(grads: Params, limit: float, eps: float = 0.0) -> tuple[dict[str, Array], Array]:
-    """Gradients times min(1, limit/(norm + eps)), and the norm: a 0-d float64 array on their device (SORA-STEP-4)."""
+    """Gradients times min(1, limit/(norm + eps)), and the norm: a 0-d float64 array on their device (SORA-STEP-4).
+
+    limit, eps: τ and ε_c.  The norm is of all gradients together, formed in float64; each gradient keeps its dtype.
+    Raises SoRAError for a limit that is not finite and above 0.
+
+    >>> clipped, norm = sr.clip_by_global_norm({"w": np.array([3.0, 4.0])}, limit=2.5)
+    >>> clipped["w"], float(norm)
+    (array([1.5, 2. ]), 5.0)
+    """
     require_finite_number("clip", limit)
     require(limit > 0, f"clip is {limit}: expected more than 0")
     xp = array_namespace(*grads.values())

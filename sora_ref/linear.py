@@ -26,6 +26,9 @@ class SoRA(NamedTuple):
     s: number    scale of the branch, α/r_max at creation; never recomputed from a pruned rank (SORA-LINEAR-2).
 
     These four are what has to be stored of a module, and come back bit for bit (SORA-STORE-1).
+
+    >>> sr.SoRA(A=np.ones((2, 4)), g=np.ones(2), B=np.zeros((3, 2)), s=8.0).rank
+    2
     """
 
     A: Array
@@ -53,7 +56,13 @@ class LinearCache(NamedTuple):
 
 
 class LinearGrads(NamedTuple):
-    """Gradients of a scalar through y; None where one was not asked for or does not exist."""
+    """Gradients of a scalar through y; None where one was not asked for or does not exist.
+
+    >>> y, cache = sr.sora_linear_forward(np.ones((1, 4)), np.eye(3, 4), None, None)
+    >>> grads = sr.sora_linear_backward(y, cache, dW0=True)
+    >>> grads.dx.shape, grads.dW0.shape, grads.dA
+    ((1, 4), (3, 4), None)
+    """
 
     dx: Array | None  # (..., in)
     dA: Array | None  # (r, in)
@@ -75,6 +84,11 @@ def sora_linear_forward(
              0 ≤ p < 1; None in evaluation.  Both are given, so that the function is pure.
     Returns y (..., out) and the cache of the backward.  All arrays share one dtype; none is changed (SORA-LINEAR-5).
     Raises SoRAError on shapes, dtypes or p that do not fit.
+
+    >>> adapter = sr.SoRA(A=np.ones((1, 2)), g=np.array([0.5]), B=np.ones((3, 1)), s=2.0)
+    >>> y, cache = sr.sora_linear_forward(np.array([[1.0, 2.0]]), np.zeros((3, 2)), None, adapter)
+    >>> y
+    array([[3., 3., 3.]])
     """
     _check(x, W0, b, adapter, keep, p)
     xp = array_namespace(x)
@@ -107,6 +121,13 @@ def sora_linear_backward(
     dx, dW0, db: which of the gradients that do not belong to the branch to compute; W0 and b are frozen by default.
     A component with g_i = 0 has exactly zero in its row of dA and column of dB, never in its own dg (SORA-LINEAR-4);
     its dg is zero too where B_i = 0 or z_i = 0, and then the three do not move (SORA-REVIVAL-2).
+    Raises SoRAError where dy has another shape than y, or another dtype than x.
+
+    >>> closed = sr.SoRA(A=np.ones((1, 2)), g=np.zeros(1), B=np.ones((3, 1)), s=2.0)
+    >>> _, cache = sr.sora_linear_forward(np.array([[1.0, 2.0]]), np.zeros((3, 2)), None, closed)
+    >>> grads = sr.sora_linear_backward(np.ones((1, 3)), cache)
+    >>> grads.dg, grads.dA
+    (array([18.]), array([[0., 0.]]))
     """
     x, h, z, W0, adapter, keep, p, leading = cache
     xp = array_namespace(dy)

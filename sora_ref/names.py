@@ -47,19 +47,34 @@ def module_of(name: str) -> str:
 
 
 def pack(module: str, adapter: SoRA) -> dict[str, Array]:
-    """The adapter's tensors by name: A, g and B as they are; s, a number, is left to the caller."""
+    """The adapter's tensors by name: A, g and B as they are; s, a number, is left to the caller.
+
+    >>> list(sr.pack("query", sr.initial_adapter(0, "query", out=3, in_=4, r=2, alpha=16.0)))
+    ['query.sora_A', 'query.sora_g', 'query.sora_B']
+    """
     A, g, B = adapter_names(module)
     return {A: adapter.A, g: adapter.g, B: adapter.B}
 
 
 def pack_gradients(module: str, grads: LinearGrads) -> dict[str, Array | None]:
-    """The gradients of the adapter's tensors, by the names of these; None where there is no adapter."""
+    """The gradients of the adapter's tensors, by the names of these; None where there is no adapter.
+
+    >>> adapter = sr.initial_adapter(0, "query", out=3, in_=4, r=2, alpha=16.0)
+    >>> y, cache = sr.sora_linear_forward(np.ones((1, 4), "float32"), np.eye(3, 4, dtype="float32"), None, adapter)
+    >>> {name: grad.shape for name, grad in sr.pack_gradients("query", sr.sora_linear_backward(y, cache)).items()}
+    {'query.sora_A': (2, 4), 'query.sora_g': (2,), 'query.sora_B': (3, 2)}
+    """
     A, g, B = adapter_names(module)
     return {A: grads.dA, g: grads.dg, B: grads.dB}
 
 
 def unpack(params: Mapping[str, Array], module: str, s: Any) -> SoRA:
-    """The module's adapter out of a mapping; SoRAError, naming it, where a tensor is missing."""
+    """The module's adapter out of a mapping; SoRAError, naming it, where a tensor is missing.
+
+    >>> params = sr.pack("query", sr.initial_adapter(0, "query", out=3, in_=4, r=2, alpha=16.0))
+    >>> sr.unpack(params, "query", s=8.0).rank
+    2
+    """
     A, g, B = names = adapter_names(module)
     missing = [name for name in names if name not in params]
     require(not missing, f"no tensor {', '.join(missing)}: expected A, g and B of every adapter")

@@ -96,7 +96,11 @@ class Operations(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Ops:
-    """The specification's operations, each a pure function."""
+    """The specification's operations, each a pure function.
+
+    >>> sr.SPEC.replace(clip_by_global_norm=sr.clip_by_global_norm) == sr.SPEC
+    True
+    """
 
     sora_linear_forward: LinearForward = sora_linear_forward
     sora_linear_backward: LinearBackward = sora_linear_backward
@@ -110,3 +114,8 @@ class Ops:
 
 
 SPEC = Ops()
+"""The specification's own operations, the default of every model and training step.
+
+>>> sr.SPEC.sora_linear_forward is sr.sora_linear_forward
+True
+"""

@@ -15,21 +15,34 @@ from sora_ref.preconditions import require, require_finite_number, require_one_d
 
 
 class Moments(NamedTuple):
-    """AdamW's running means for one parameter, both of its shape: m of the gradient, v of its square."""
+    """AdamW's running means for one parameter, both of its shape: m of the gradient, v of its square.
+
+    >>> sr.optim.Moments(m=np.zeros(2), v=np.ones(2)).v
+    array([1., 1.])
+    """
 
     m: Array
     v: Array
 
 
 def zero_moments(theta: Array) -> Moments:
-    """The moments before the first step."""
+    """The moments before the first step.
+
+    >>> sr.zero_moments(np.ones(2))
+    Moments(m=array([0., 0.]), v=array([0., 0.]))
+    """
     xp = array_namespace(theta)
     return Moments(xp.zeros_like(theta), xp.zeros_like(theta))
 
 
 @dataclass(frozen=True)
 class SGD:
-    """θ ← θ − ηwθ − ηG (SORA-OPT-1); exact over the rationals.  It keeps no state: moments pass through untouched."""
+    """θ ← θ − ηwθ − ηG (SORA-OPT-1); exact over the rationals.  It keeps no state: moments pass through untouched.
+
+    >>> theta, grad = np.array([1.0]), np.array([2.0])
+    >>> sr.SGD().update(theta, grad, sr.zero_moments(theta), t=1, lr=0.25)[0]
+    array([0.5])
+    """
 
     weight_decay: float = 0.0
 
@@ -63,6 +76,11 @@ class AdamW:
     decays:  "before" takes ηwθ of the value before the step (torch); "after", of the value after it.
     A parameter whose group is not decayed (biases, norms, gates) has w = 0.  With ε = 0, a gradient that has been zero
     since step 1 gives 0/0, NaN.
+
+    >>> theta, grad = np.array([1.0]), np.array([3.0])
+    >>> theta, moments = sr.AdamW().update(theta, grad, sr.zero_moments(theta), t=1, lr=0.25)
+    >>> round(float(theta[0]), 6)
+    0.75
     """
 
     betas: tuple[float, float] = (0.9, 0.999)
@@ -103,6 +121,11 @@ class AdamW:
 
 
 Optimiser = SGD | AdamW
+"""What `Recipe` takes for all parameters but the gates, and `GateRule` for the gates.
+
+>>> isinstance(sr.AdamW(), sr.Optimiser)
+True
+"""
 
 
 def _check_update(theta: Array, grad: Array, moments: Moments, t: int, lr: float) -> None:

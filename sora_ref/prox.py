@@ -25,6 +25,10 @@ def soft_threshold(x: Array, xi: Any) -> Array:
     Over the reals it is the one minimiser of ξ|u| + ½(u − x)² (SORA-PROX-2).
     One rounding.  The result is zero exactly where |x| ≤ ξ, and that zero is +0; NaN stays NaN and ±inf stays ±inf.
     (`where(|x| > ξ, …, 0)` would turn NaN into 0, and `sign(x)·max(|x| − ξ, 0)` would give −0.)
+    Raises SoRAError for a ξ that is negative, not finite, or beyond the numbers of the dtype.
+
+    >>> sr.soft_threshold(np.array([3.0, 1.5, -0.5]), 1.0)
+    array([2. , 0.5, 0. ])
     """
     _check_threshold(xi, x)
     xp = array_namespace(x)
@@ -41,6 +45,10 @@ def released_threshold(x: Array, xi: Any) -> Array:
     prox of the non-convex `released_penalty`; with them it is not monotone, hence the prox of no penalty at all
     (SORA-PROX-6).
     NaN stays NaN.
+    Arguments and SoRAErrors as of `soft_threshold`.
+
+    >>> sr.released_threshold(np.array([3.0, 1.5, -0.5]), 1.0)
+    array([2., 0., 0.])
     """
     _check_threshold(xi, x)
     xp = array_namespace(x)
@@ -53,7 +61,10 @@ def released_penalty(u: Array, xi: Any) -> Array:
     """φ(u) = 2ξ|u| − u²/2 for |u| ≤ ξ, ξ|u| + ξ²/2 beyond, elementwise: `released_threshold` is a prox of φ off ±ξ.
 
     φ = ξ|u| + MCP_{ξ,1}(u).  Only its values on {0} ∪ {|u| ≥ ξ} matter; at x = 2ξ the minimisers fill [0, ξ]
-    (SORA-PROX-6).
+    (SORA-PROX-6).  SoRAErrors as of `soft_threshold`.
+
+    >>> sr.prox.released_penalty(np.array([0.5, 2.0]), 1.0)
+    array([0.875, 2.5  ])
     """
     _check_threshold(xi, u)
     xp = array_namespace(u)
@@ -64,7 +75,10 @@ def released_penalty(u: Array, xi: Any) -> Array:
 def l1_value(gates: Iterable[Array], lam: Any) -> Any:
     """λ Σ_k ‖g^(k)‖₁, a sum over modules that is not normalised (SoRA eq. 14; SORA-PROX-4).
 
-    A 0-d array, or 0 for no gates.
+    A 0-d array, or 0 for no gates.  Raises SoRAError for a λ that is negative or not finite.
+
+    >>> float(sr.l1_value([np.array([1.0, -2.0]), np.array([0.5])], 2.0))
+    7.0
     """
     require_finite_number("lambda", lam, least=0)
     norms = [array_namespace(g).sum(array_namespace(g).abs(g)) for g in gates]
@@ -75,6 +89,10 @@ def prox_kkt_distance(x: Array, u: Array, xi: Any) -> Array:
     """How far u is from solving min_u ξ‖u‖₁ + ½‖u − x‖²: the ∞-norm distance of x − u to ξ∂‖u‖₁; 0-d (SORA-PROX-3).
 
     Zero exactly when u = T_ξ(x), in exact arithmetic.  The smooth part's gradient at u is u − x.
+
+    >>> x = np.array([3.0, 0.5])
+    >>> float(sr.prox.prox_kkt_distance(x, sr.soft_threshold(x, 1.0), 1.0))
+    0.0
     """
     return kkt_distance(u, u - x, xi)
 
@@ -83,6 +101,10 @@ def kkt_distance(g: Array, grad: Array, lam: Any) -> Array:
     """How far g is from stationarity of L0(g) + λ‖g‖₁, given grad = ∇L0(g); the ∞-norm, 0-d (SORA-PROX-4).
 
     |grad_i + λ·sgn(g_i)| where g_i ≠ 0, and max(|grad_i| − λ, 0) where g_i = 0.  Empty gates are stationary.
+    Raises SoRAError where grad has another shape or dtype than g, and for a λ as `soft_threshold` does for ξ.
+
+    >>> float(sr.kkt_distance(np.array([0.0, 2.0]), np.array([0.5, -1.25]), 1.0))
+    0.25
     """
     _check_threshold(lam, g)
     require_shape("gradient", grad, g.shape)

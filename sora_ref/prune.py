@@ -21,7 +21,11 @@ from sora_ref.preconditions import require, require_one_dtype
 
 
 class LoRA(NamedTuple):
-    """A plain low-rank branch: y = x W0ᵀ + b + s·(x Aᵀ) Bᵀ, with A (r, in), B (out, r) and s a number."""
+    """A plain low-rank branch: y = x W0ᵀ + b + s·(x Aᵀ) Bᵀ, with A (r, in), B (out, r) and s a number.
+
+    >>> sr.LoRA(A=np.ones((2, 4)), B=np.ones((3, 2)), s=2.0).A.shape
+    (2, 4)
+    """
 
     A: Array
     B: Array
@@ -34,6 +38,10 @@ class MergedLinear(NamedTuple):
     W:       (out, in)  W0 + s·B diag(g) A.
     adapter: what was merged, needed to take it out again.
     W0:      the weight from before, where it was kept: unmerging is then bitwise.
+
+    >>> adapter = sr.SoRA(A=np.ones((1, 2)), g=np.ones(1), B=np.ones((3, 1)), s=2.0)
+    >>> sr.merge(np.zeros((3, 2)), adapter, keep_base=False).W0 is None
+    True
     """
 
     W: Array
@@ -44,7 +52,10 @@ class MergedLinear(NamedTuple):
 def kept_components(g: Array) -> tuple[int, ...]:
     """The components with g_i ≠ 0, exactly; no tolerance (SORA-PRUNE-1).
 
-    The result decides shapes, so the gate goes to the host here, by name.  A gate that is not finite is refused.
+    The result decides shapes, so the gate goes to the host here, by name.  Raises SoRAError for one that is not finite.
+
+    >>> sr.kept_components(np.array([0.5, 0.0, -1.0]))
+    (0, 2)
     """
     values = backends.to_host(g).tolist()
     bad = [i for i, value in enumerate(values) if value != value or abs(value) == math.inf]
@@ -56,6 +67,12 @@ def prune(adapter: SoRA, kept: Sequence[int]) -> SoRA:
     """The adapter with only the components `kept`, in that order; s stays what it was (SORA-PRUNE-2).
 
     kept: distinct indices below the rank, as `kept_components(adapter.g)` gives them.
+    Raises SoRAError for indices that repeat or lie outside.
+
+    >>> adapter = sr.SoRA(A=np.ones((2, 4)), g=np.array([0.0, 0.5]), B=np.ones((3, 2)), s=2.0)
+    >>> smaller = sr.prune(adapter, sr.kept_components(adapter.g))
+    >>> smaller.A.shape, smaller.g, smaller.s
+    ((1, 4), array([0.5]), 2.0)
     """
     require(len(set(kept)) == len(kept), f"components {list(kept)} repeat: expected each once")
     require(all(0 <= i < adapter.rank for i in kept), f"components {list(kept)}: expected indices below {adapter.rank}")
@@ -73,6 +90,11 @@ def absorb_gate(adapter: SoRA, *, into: Literal["A", "B"] = "B", scale: bool = F
     """The plain LoRA of the same map: the gate, with its sign, folded into A's rows or B's columns (SORA-PRUNE-3).
 
     scale: fold s in as well, leaving a LoRA of scale 1; otherwise the LoRA keeps s.
+    Raises SoRAError for another `into`.
+
+    >>> adapter = sr.SoRA(A=np.ones((1, 2)), g=np.array([-0.5]), B=np.ones((3, 1)), s=2.0)
+    >>> sr.absorb_gate(adapter, into="A").A
+    array([[-0.5, -0.5]])
     """
     require(into in ("A", "B"), f"into is {into!r}: expected 'A' or 'B'")
     xp = array_namespace(adapter.g)
@@ -84,7 +106,11 @@ def absorb_gate(adapter: SoRA, *, into: Literal["A", "B"] = "B", scale: bool = F
 
 
 def delta(adapter: SoRA) -> Array:
-    """ΔW = s·(B ⊙ g) A, (out, in): what the branch adds to W0 (SORA-PRUNE-4)."""
+    """ΔW = s·(B ⊙ g) A, (out, in): what the branch adds to W0 (SORA-PRUNE-4).
+
+    >>> sr.delta(sr.SoRA(A=np.ones((1, 2)), g=np.array([0.5]), B=np.ones((1, 1)), s=2.0))
+    array([[1., 1.]])
+    """
     return (adapter.s * (adapter.B * adapter.g)) @ adapter.A
 
 
@@ -105,6 +131,10 @@ def merge(
     keep_base: keep W0, so that `unmerge` is bitwise; otherwise it subtracts ΔW and lands within the rounding bound.
     Raises SoRAError on a second merge, on a tied W0, and in training with dropout p > 0, where the branch is random
     and no single weight equals it.
+
+    >>> adapter = sr.SoRA(A=np.ones((1, 2)), g=np.array([0.5]), B=np.ones((1, 1)), s=2.0)
+    >>> sr.merge(np.zeros((1, 2)), adapter).W
+    array([[1., 1.]])
     """
     if isinstance(W0, MergedLinear):
         raise SoRAError(f"{name} is merged already: expected to be unmerged before it is merged again")
@@ -119,5 +149,10 @@ def merge(
 
 
 def unmerge(merged: MergedLinear) -> Array:
-    """W0 again: the kept one bit for bit, else W − ΔW, within the bound of `bounds.unmerge_bound` (SORA-PRUNE-5)."""
+    """W0 again: the kept one bit for bit, else W − ΔW, within the bound of `bounds.unmerge_bound` (SORA-PRUNE-5).
+
+    >>> adapter = sr.SoRA(A=np.ones((1, 2)), g=np.array([0.5]), B=np.ones((1, 1)), s=2.0)
+    >>> sr.unmerge(sr.merge(np.zeros((1, 2)), adapter))
+    array([[0., 0.]])
+    """
     return merged.W - delta(merged.adapter) if merged.W0 is None else merged.W0

@@ -13,12 +13,22 @@ from fractions import Fraction
 from sora_ref.preconditions import require, require_finite_number
 
 Schedule = Callable[[int], float]
+"""A learning rate over time: the step t, counted from 1, to η_t.
+
+>>> schedule: sr.Schedule = sr.schedules.constant(0.1)
+>>> schedule(1)
+0.1
+"""
 
 MOST_STAGES = 10_000  # of a run: a step of 1e-300 would ask for more than there is memory for
 
 
 def constant(peak: float) -> Schedule:
-    """η_t = peak."""
+    """η_t = peak; SoRAError where that is negative or not finite.
+
+    >>> sr.schedules.constant(0.1)(7)
+    0.1
+    """
     require_finite_number("learning rate", peak, least=0)
     return lambda t: peak
 
@@ -27,6 +37,10 @@ def linear_warmup_decay(peak: float, total: int, warmup: int) -> Schedule:
     """η_t = peak·min(t/W, (total + 1 − t)/(total + 1 − W)), W = max(warmup, 1) (SORA-SCHED-1).
 
     A trapezium without a wasted step: step 1 has peak/W, step W the peak, the last step peak/(total + 1 − W) > 0.
+    Raises SoRAError for a warm-up longer than the total, and, when it is asked, for a step outside 1 … total.
+
+    >>> list(map(sr.schedules.linear_warmup_decay(1.0, total=5, warmup=2), range(1, 6)))
+    [0.5, 1.0, 0.75, 0.5, 0.25]
     """
     _check_steps(peak, total, warmup)
     top = max(warmup, 1)
@@ -42,6 +56,10 @@ def released_linear(peak: float, total: int, warmup: int) -> Schedule:
     """As transformers counts, with k = t − 1: η = peak·k/W, then peak·(total − k)/(total − W) (SORA-SCHED-2).
 
     Deviation: the first step has learning rate 0, while a constant threshold still acts in it.
+    Raises SoRAError for a warm-up longer than the total, and, when it is asked, for a step before 1.
+
+    >>> list(map(sr.schedules.released_linear(1.0, total=4, warmup=2), range(1, 5)))
+    [0.0, 0.5, 1.0, 0.5]
     """
     _check_steps(peak, total, warmup)
 
@@ -61,6 +79,10 @@ def stage_values(kind: str, start: float, stop: float, stages: int) -> tuple[flo
     kind: "constant" (start in every stage), "linear" (equal steps), "log_linear" (equal steps of exp ξ, evaluated from
     the larger end with expm1 and log1p, which does not overflow), "exp_linear" (equal steps of log ξ;
     start > 0).  Released code: the same four names.
+    Raises SoRAError for another kind, for a negative start or stop, and for fewer stages than 1 or more than 10,000.
+
+    >>> sr.schedules.stage_values("linear", 0.0, 1.0, stages=3)
+    (0.0, 0.5, 1.0)
     """
     _check_stages(stages)
     for name, value in (("start", start), ("stop", stop)):
@@ -74,7 +96,13 @@ def stage_values(kind: str, start: float, stop: float, stages: int) -> tuple[flo
 
 
 def listed_values(values: Sequence[float]) -> tuple[float, ...]:
-    """A list given outright, checked: finite, ≥ 0, not empty.  (In the released code a list raises; SORA-SCHED-3.)"""
+    """A list given outright, after SoRAError unless it is finite, ≥ 0, not empty, and of at most 10,000 values.
+
+    (In the released code a list raises; SORA-SCHED-3.)
+
+    >>> sr.schedules.listed_values([0.0, 0.1])
+    (0.0, 0.1)
+    """
     require(len(values) > 0, "an empty list of stages: expected at least one value")
     _check_stages(len(values))
     for k, value in enumerate(values):
@@ -87,6 +115,10 @@ def algorithm_1_values(xi0: float, xi_max: float, delta: float, *, overshoot: bo
 
     k is an integer and the sum is formed from the numbers' decimal values, so 0.1 + 2·0.1 is 0.3 and counts.
     overshoot: the algorithm as printed tests ξ before it adds δ, so its last stage lies up to δ above ξ_max.
+    Raises SoRAError for ξ0 < 0, δ ≤ 0, ξ_max < ξ0, numbers that are not finite, and more than 10,000 stages.
+
+    >>> sr.schedules.algorithm_1_values(0.0, 0.3, 0.1)
+    (0.0, 0.1, 0.2, 0.3)
     """
     require_finite_number("xi0", xi0, least=0)
     require_finite_number("delta", delta)

@@ -50,6 +50,10 @@ class Recipe:
                    (SORA-NULL-1).
     decayed:       whether weight decay acts on the parameter of this name, which is no gate: true of weights, false of
                    biases and norms (SORA-STEP-6).  There is no default for an optimiser that decays: SoRAError.
+
+    >>> recipe = sr.Recipe(sr.AdamW(weight_decay=0.1), clip=1.0, decayed=lambda name: not name.endswith(".bias"))
+    >>> recipe.gate_rule is sr.ADAMW_XI
+    True
     """
 
     optimiser: Optimiser = AdamW()
@@ -67,17 +71,27 @@ class Recipe:
         )
 
 
-# What is run beside each gate rule, by the rule's name: the optimiser of all other parameters, and ε_c.
-# Deviation: the released code's optimiser is transformers' old AdamW, and torch's clipping adds 1e-6 to the norm.
 RECIPES: Mapping[str, Recipe] = {
     PAPER.name: Recipe(SGD(), PAPER),
     **{rule.name: Recipe(AdamW(), rule) for rule in (ADAMW_XI, ADAMW_LR_LAMBDA, ADAMW_METRIC, ADAMW_METRIC_LITERAL)},
     RELEASED.name: Recipe(AdamW(eps_on="raw", decays="after"), RELEASED, clip_eps=1e-6),
 }
+"""What is run beside each gate rule, by the rule's name: the optimiser of all other parameters, and ε_c.
+
+Deviation: the released code's optimiser is transformers' old AdamW (SORA-OPT-2), and its clipping, torch's, adds 1e-6
+to the norm (SORA-STEP-4).
+
+>>> sr.RECIPES["released"].clip_eps
+1e-06
+"""
 
 
 class Rates(NamedTuple):
-    """The numbers of one step: η_t, η^g_t and the strength (ξ or λ) of the gate rule (SORA-STEP-5)."""
+    """The numbers of one step: η_t, η^g_t and the strength (ξ or λ) of the gate rule (SORA-STEP-5).
+
+    >>> sr.Rates(lr=1e-3, gate_lr=1e-2, strength=1e-4).gate_lr
+    0.01
+    """
 
     lr: float
     gate_lr: float
@@ -85,7 +99,12 @@ class Rates(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """The iterate: parameters, their moments, and how many steps were made."""
+    """The iterate: parameters, their moments, and how many steps were made.
+
+    >>> state = sr.initial_state({"classifier.weight": np.ones((2, 3))})
+    >>> state.t, state.moments["classifier.weight"].m.shape
+    (0, (2, 3))
+    """
 
     params: Params
     moments: Mapping[str, Moments]
@@ -93,7 +112,11 @@ class TrainState(NamedTuple):
 
 
 def initial_state(params: Params) -> TrainState:
-    """The state before step 1."""
+    """The state before step 1.
+
+    >>> sr.initial_state({"w": np.ones(2)}).moments["w"].v
+    array([0., 0.])
+    """
     return TrainState(dict(params), {name: zero_moments(theta) for name, theta in params.items()}, 0)
 
 
@@ -106,6 +129,14 @@ def training_step(
     rates: those of the step that is made (SORA-STEP-5).
     To the gradients comes the released rule's L1 term (SORA-STEP-3); they are clipped (SORA-STEP-4); every parameter
     takes its optimiser's step (SORA-STEP-6), the gates their rule's (SORA-STEP-7); t advances (SORA-STEP-8).
+    Raises SoRAError where there are no parameters, and where gradients and parameters differ in their names.
+
+    >>> state = sr.initial_state({"m.sora_g": np.array([1.0, 0.1]), "head.bias": np.array([1.0])})
+    >>> grads = {"m.sora_g": np.array([0.5, 0.0]), "head.bias": np.array([1.0])}
+    >>> recipe, rates = sr.Recipe(sr.SGD(), sr.PAPER), sr.Rates(lr=0.5, gate_lr=0.5, strength=0.5)
+    >>> state, norm = sr.training_step(state, grads, rates, recipe)
+    >>> state.params["m.sora_g"], state.params["head.bias"], state.t
+    (array([0.5, 0. ]), array([0.5]), 1)
     """
     require(len(state.params) > 0, "there are no parameters: expected at least one to train")
     require(grads.keys() == state.params.keys(), _name_mismatch(grads, state.params))

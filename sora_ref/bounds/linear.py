@@ -30,6 +30,11 @@ def linear_bound(
     precision: that of the computation; that of the arguments' dtype where none is given.
     p:         taken to be exactly this number, and 1 − p to be formed in float64.
     Raises SoRAError where an intermediate number may overflow or is NaN, for then no bound holds.
+
+    >>> x, W0 = np.ones((1, 4), "float32"), np.eye(3, 4, dtype="float32")
+    >>> bound = sr.bounds.linear_bound(x, W0, None, None)
+    >>> bound.shape, bool(np.all(bound < 1e-6))
+    ((1, 3), True)
     """
     precision = precision or precision_of(x)
     S, sizes = _magnitudes(x, W0, b, adapter, keep, p)
@@ -58,6 +63,11 @@ def linear_backward_bound(
 
     For dy, x, W0, adapter, keep and p exact as they are given; every gradient is bounded, those of W0 and b included.
     precision, p and errors as in `linear_bound`.
+
+    >>> x, W0 = np.ones((1, 4), "float32"), np.eye(3, 4, dtype="float32")
+    >>> bounds = sr.bounds.linear_backward_bound(np.ones((1, 3), "float32"), x, W0, None)
+    >>> bounds.dx.shape, bounds.dA
+    ((1, 4), None)
     """
     precision = precision or precision_of(x)
     out, in_ = W0.shape

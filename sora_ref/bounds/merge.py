@@ -10,7 +10,12 @@ from sora_ref.prune import delta
 
 
 def merge_bound(W0: Array, adapter: SoRA, *, precision: Precision | None = None) -> Array:
-    """Largest |Ŵ − (W0 + ΔW)| of `merge`, for any association of ΔW; (out, in), float64 (SORA-BOUND-6)."""
+    """Largest |Ŵ − (W0 + ΔW)| of `merge`, for any association of ΔW; (out, in), float64 (SORA-BOUND-6).
+
+    >>> adapter = sr.SoRA(A=np.ones((1, 2)), g=np.array([0.5]), B=np.ones((3, 1)), s=2.0)
+    >>> bool(np.all(sr.bounds.merge_bound(np.ones((3, 2)), adapter) < 1e-14))
+    True
+    """
     precision = precision or precision_of(W0)
     unit, _ = _addition(precision)
     return INFLATION * unit * size_of(W0) + _change(W0, adapter, precision)[1]
@@ -22,6 +27,10 @@ def unmerge_bound(W0: Array, adapter: SoRA, *, precision: Precision | None = Non
     Both ΔW are computed alike and cancel, so only the two additions round.  The first is off by δ ≤ u(|W0| + |ΔW|), and
     what the second should give is W0 up to that, so it loses at most u(|W0| + δ).  ΔW is the computed one, which is
     bounded from its factors.  Underflow takes nothing from a sum, unless it is flushed or stored in less.
+
+    >>> adapter = sr.SoRA(A=np.ones((1, 2)), g=np.array([0.5]), B=np.ones((3, 1)), s=2.0)
+    >>> bool(np.all(sr.bounds.unmerge_bound(np.ones((3, 2)), adapter) < 1e-14))
+    True
     """
     precision = precision or precision_of(W0)
     unit, lost = _addition(precision)

@@ -1,0 +1,91 @@
+"""The public face: what `import sora_ref as sr` gives, and the example that stands in every docstring of it."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import sora_ref as sr
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = [*(ROOT / "sora_ref").glob("*.py"), *(ROOT / "sora_ref/bounds").glob("*.py")]
+NAMESPACES = {"bounds": sr.bounds, "schedules": sr.schedules}
+UNEXECUTED = {"BF16", "FP16", "TF32"}  # precisions, which the example of `Precision` shows
+
+
+def documented(path: Path) -> Iterator[tuple[str, str, int]]:
+    """Name, docstring and line of whatever a module documents: itself, functions, classes, and names it assigns."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    for before, node in zip([None, *body], body, strict=False):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name, ast.get_docstring(node) or "", node.lineno
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            named = before.targets[0] if isinstance(before, ast.Assign) else getattr(before, "target", None)
+            yield "" if named is None else ast.unparse(named), node.value.value, node.lineno
+
+
+EXAMPLES = {
+    f"{path.stem}.{name}": (text, path, line)
+    for path in sorted(FILES)
+    for name, text, line in documented(path)
+    if ">>>" in text
+}
+
+
+def public() -> Iterator[str]:
+    """Every public name, those of the namespaces after their module."""
+    for name in sr.__all__:
+        if name not in NAMESPACES:
+            yield name
+    yield from (name for name in sr.bounds.__all__ if name not in UNEXECUTED)
+    schedules = ast.parse((ROOT / "sora_ref/schedules.py").read_text(encoding="utf-8")).body
+    yield from (node.name for node in schedules if isinstance(node, ast.FunctionDef) and node.name[0] != "_")
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_example_in_a_docstring_prints_what_stands_under_it(example: str) -> None:
+    text, path, line = EXAMPLES[example]
+    given = {"np": np, "sr": sr}
+    case = doctest.DocTestParser().get_doctest(text, given, example, str(path), line)
+    printed: list[str] = []
+    failed, tried = doctest.DocTestRunner(verbose=False).run(case, out=printed.append)
+    assert (failed, bool(tried)) == (0, True), "".join(printed)
+
+
+def test_every_public_name_has_an_example() -> None:
+    shown = {example.rpartition(".")[2] for example in EXAMPLES}
+    assert sorted(set(public()) - shown) == []
+
+
+def test_public_names_are_sorted_few_and_there() -> None:
+    assert len(sr.__all__) == len(set(sr.__all__)) <= 55
+    assert [name for name in sr.__all__ if not hasattr(sr, name)] == []
+    assert sr.__all__ == sorted(sr.__all__, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
+    loaded = {name for name, value in vars(sr).items() if not isinstance(value, ModuleType) and name[0] != "_"}
+    assert loaded == set(sr.__all__) - set(NAMESPACES)
+
+
+def test_every_array_function_says_its_errors_or_has_none() -> None:
+    """A function of the public face that refuses something says so: it, or its docstring, names SoRAError."""
+    silent = []
+    for path in FILES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and node.name in set(public()):
+                calls = {ast.unparse(call.func) for call in ast.walk(node) if isinstance(call, ast.Call)}
+                refuses = any(call.startswith(("require", "_check")) for call in calls)
+                if refuses and "SoRAError" not in (ast.get_docstring(node) or ""):
+                    silent.append(f"{path.stem}.{node.name}")
+    assert silent == []
+
+
+def test_types_are_shipped() -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    assert (ROOT / "sora_ref/py.typed").is_file()
+    assert setuptools["package-data"]["sora_ref"] == ["py.typed"]
