@@ -29,11 +29,11 @@ class Fold(Protocol):
         modules: Mapping[str, tuple[Array, SoRA]],
         forward: LinearForward,
         backward: LinearBackward,
-        each: Callable[..., Iterable[Any]] = map,
+        parallel_map: Callable[..., Iterable[Any]] = map,
     ) -> Operations:
         """The linear maps of these modules, (W0, adapter) by name, valid while their arrays keep these values.
 
-        forward, backward: called for any other weight or adapter.  each: the `map` that shares out the folding.
+        forward, backward: called for any other weight or adapter.  parallel_map: the `map` that shares out the folding.
         """
 
 

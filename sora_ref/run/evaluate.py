@@ -31,9 +31,9 @@ def predict_logits(setup: Setup, trained: Params, encoded: Encoded) -> np.ndarra
 
     tokens = _TOKENS if setup.backend.synchronous else _ON_DEVICE
     parts = microbatches(encoded.lengths, np.arange(len(encoded.ids)), tokens, shared=setup.backend.synchronous)
-    with worker_pool(setup.workers) as each:
-        ops = setup.folded(setup.forward_ops, trained, each)
-        for _ in each(evaluate_rows, parts):
+    with worker_pool(setup.workers) as parallel_map:
+        ops = setup.folded(setup.forward_ops, trained, parallel_map)
+        for _ in parallel_map(evaluate_rows, parts):
             pass
     sound = np.isfinite(logits).all(axis=1)
     if not sound.all():

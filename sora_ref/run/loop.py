@@ -33,7 +33,7 @@ from sora_ref.run.progress import BEST, scored, steps_of_epoch, steps_of_stage, 
 from sora_ref.run.setup import Setup
 from sora_ref.run.text import Encoded, epoch_batches, microbatches, pad
 from sora_ref.run.transfer import gather_to_host
-from sora_ref.run.workers import Each, worker_pool
+from sora_ref.run.workers import ParallelMap, worker_pool
 from sora_ref.storage.files import write_bytes
 from sora_ref.storage.logs import append_lines
 
@@ -98,7 +98,7 @@ def train_stage(
     unread: list[tuple[int, Any]] = []  # step and loss, still on the device
     bar = tqdm(total=total, initial=position.stage_step, desc=title, unit="step", disable=run.quiet, mininterval=1.0)
 
-    with bar, worker_pool(setup.workers) as each:
+    with bar, worker_pool(setup.workers) as parallel_map:
         for epoch in range(position.stage_step // per_epoch, epochs):
             order = epoch_batches(
                 data.lengths, config.train.batch, config.train.bucket_batches, config.seed, first_epoch + epoch
@@ -107,7 +107,7 @@ def train_stage(
                 began = time.perf_counter()
                 t = position.stage_step + 1
                 rates = Rates(lr(t), gate_lr(t), stage.strength)
-                loss, grads = _loss_and_gradients(run, state, rows, position.step + 1, each)
+                loss, grads = _loss_and_gradients(run, state, rows, position.step + 1, parallel_map)
                 unread.append((position.step + 1, loss))
                 with np.errstate(over="ignore", invalid="ignore"):
                     state, norm = training_step(state, grads, rates, recipe, setup.ops)
@@ -150,7 +150,7 @@ def train_stage(
 
 
 def _loss_and_gradients(
-    run: Run, state: TrainState, rows: np.ndarray, step: int, each: Each
+    run: Run, state: TrainState, rows: np.ndarray, step: int, parallel_map: ParallelMap
 ) -> tuple[Any, dict[str, Any]]:
     """Mean loss and mean gradients over the optimiser batch `rows` (SORA-STEP-1, 2).
 
@@ -182,9 +182,9 @@ def _loss_and_gradients(
         loss = float(setup.backend.to_host(loss)) if setup.backend.synchronous else xp.astype(loss, xp.float64)
         return loss, classifier_backward(dlogits, cache, state.params.keys())
 
-    ops = setup.ops if config.adapter.dropout else setup.folded(setup.ops, state.params, each)
+    ops = setup.ops if config.adapter.dropout else setup.folded(setup.ops, state.params, parallel_map)
     shared = setup.backend.synchronous
-    parts = list(each(one, microbatches(data.lengths, rows, setup.microbatch_tokens, shared=shared)))
+    parts = list(parallel_map(one, microbatches(data.lengths, rows, setup.microbatch_tokens, shared=shared)))
     loss = sum((part_loss for part_loss, _ in parts[1:]), start=parts[0][0]) / len(rows)
     if setup.backend.synchronous:
         _require_finite(run, loss, step)

@@ -70,13 +70,15 @@ class Setup:
         params = self.all_params(trained)
         return {module: unpack(params, module, s) for module, s in self.scales.items()}
 
-    def folded(self, ops: ModelOps, trained: Params, each: Callable[..., Any] = map) -> ModelOps:
+    def folded(self, ops: ModelOps, trained: Params, parallel_map: Callable[..., Any] = map) -> ModelOps:
         """These operations for these very parameters, the adapters folded into the weights where the kernels can."""
         if self.kernels.fold is None:
             return ops
         params = self.all_params(trained)
         modules = {module: (params[f"{module}.weight"], adapter) for module, adapter in self.adapters(trained).items()}
-        return ops.replace(**self.kernels.fold(modules, ops.sora_linear_forward, ops.sora_linear_backward, each))
+        return ops.replace(
+            **self.kernels.fold(modules, ops.sora_linear_forward, ops.sora_linear_backward, parallel_map)
+        )
 
     def head(self, trained: Params) -> dict[str, Array]:
         """The trained parameters that belong to no adapter: head, and norms and biases where they are trained."""

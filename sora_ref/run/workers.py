@@ -13,14 +13,14 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]  # map, in the order of the items
+ParallelMap = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]  # map, in the order of the items
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
 _MIB = 2**20
 
 
 @contextmanager
-def worker_pool(workers: int) -> Iterator[Each]:
+def worker_pool(workers: int) -> Iterator[ParallelMap]:
     """A `map` over this many threads, one per available core where 0.
 
     NumPy lets go of the interpreter lock inside its operations, so two threads with a BLAS of one thread each beat one

@@ -62,32 +62,32 @@ class Ours:
 
     def run(self) -> None:
         """The job, once."""
-        with worker_pool(self.job.workers) as each:
+        with worker_pool(self.job.workers) as parallel_map:
             if self.job.what == "infer":
-                self.current = self.folded(each)
+                self.current = self.folded(parallel_map)
             for rows in self.m.batches:
                 if self.job.what == "infer":
-                    list(each(self.logits, self.parts(rows)))
+                    list(parallel_map(self.logits, self.parts(rows)))
                 else:
-                    _, grads = self.gradients(rows, each)
+                    _, grads = self.gradients(rows, parallel_map)
                     self.state, _ = training_step(
                         self.state, grads, Rates(LEARNING_RATE, LEARNING_RATE, THRESHOLD), self.recipe, self.ops
                     )
 
     def result(self) -> dict[str, Any]:
         """Loss and norm of the gradient of the first batch, at the parameters the job began with."""
-        with worker_pool(self.job.workers) as each:
+        with worker_pool(self.job.workers) as parallel_map:
             if self.job.what == "infer":
-                self.current = self.folded(each)
+                self.current = self.folded(parallel_map)
                 out = np.empty((self.job.batch, 2), np.float32)
                 for part in self.parts(self.m.batches[0]):
                     out[np.searchsorted(self.m.batches[0], part)] = self.logits(part)
                 return {"logits": out.tolist()}
-            loss, grads = self.gradients(self.m.batches[0], each)
+            loss, grads = self.gradients(self.m.batches[0], parallel_map)
         squares = sum(float(np.sum(np.square(grad, dtype=np.float64))) for grad in grads.values())
         return {"loss": loss, "norm": squares**0.5}
 
-    def folded(self, each: Callable[..., Any]) -> Any:
+    def folded(self, parallel_map: Callable[..., Any]) -> Any:
         """The operations for the present parameters."""
         if not self.job.fold or self.kernels.fold is None:
             return self.ops
@@ -97,7 +97,7 @@ class Ours:
             A, g, B = (params[f"{m}.sora_{part}"] for part in "AgB")
             modules[m] = params[f"{m}.weight"], SoRA(A, g, B, scale)
         return self.ops.replace(
-            **self.kernels.fold(modules, self.ops.sora_linear_forward, self.ops.sora_linear_backward, each)
+            **self.kernels.fold(modules, self.ops.sora_linear_forward, self.ops.sora_linear_backward, parallel_map)
         )
 
     def parts(self, rows: Any) -> list[Any]:
@@ -109,11 +109,11 @@ class Ours:
         batch = pad(self.m.data, part, self.backend)
         return classifier_logits(self.model, self.params, batch, scales=self.scales, ops=self.current)
 
-    def gradients(self, rows: Any, each: Callable[..., Any]) -> tuple[float, dict[str, Any]]:
+    def gradients(self, rows: Any, parallel_map: Callable[..., Any]) -> tuple[float, dict[str, Any]]:
         """Mean loss and gradients of one batch."""
         params = {**self.params, **self.state.params}
         self.current = self.ops  # lets go of the weights folded last
-        self.current = self.folded(each)
+        self.current = self.folded(parallel_map)
         labels = self.m.data.labels
 
         def one(part: Any) -> tuple[float, dict[str, Any]]:
@@ -122,7 +122,7 @@ class Ours:
             loss, dlogits = cross_entropy(logits, np.asarray(labels)[part])
             return float(loss), classifier_backward(dlogits, cache, self.m.trained)
 
-        found = list(each(one, self.parts(rows)))
+        found = list(parallel_map(one, self.parts(rows)))
         loss = sum(part for part, _ in found) / len(rows)
         return loss, combine_microbatches([grads for _, grads in found], len(rows))
 

@@ -92,8 +92,8 @@ def test_a_pool_maps_in_order_over_as_many_threads_as_it_is_told() -> None:
         meeting.wait()
         return item
 
-    with worker_pool(3) as each:
-        assert list(each(meet, range(3))) == [0, 1, 2]
+    with worker_pool(3) as parallel_map:
+        assert list(parallel_map(meet, range(3))) == [0, 1, 2]
 
 
 FAULTS = """

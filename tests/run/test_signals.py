@@ -165,8 +165,8 @@ def test_work_is_the_same_with_as_few_threads_as_can_be_started(monkeypatch: pyt
         return number * number
 
     monkeypatch.setattr(threading.Thread, "start", begin)
-    with worker_pool(3) as each:
-        assert list(each(square, range(50))) == [number * number for number in range(50)]
+    with worker_pool(3) as parallel_map:
+        assert list(parallel_map(square, range(50))) == [number * number for number in range(50)]
     assert len(running) >= min(room, 3)
     assert (seen == {threading.current_thread().name}) == (room == 0)
     assert not any(thread.is_alive() for thread in running)

@@ -31,14 +31,14 @@ def fold(
     modules: Mapping[str, tuple[Array, SoRA]],
     forward: LinearForward,
     backward: LinearBackward,
-    each: Callable[..., Iterable[Any]] = map,
+    parallel_map: Callable[..., Iterable[Any]] = map,
 ) -> Operations:
     """The linear maps of these modules, (W0, adapter) by name, valid while their arrays keep these values.
 
     forward, backward: what is called for any other weights or adapter, and under dropout.
-    each:    the `map` that shares out the folding.
+    parallel_map: the `map` that shares out the folding.
     """
-    folded = _Folded(modules.values(), forward, backward, each)
+    folded = _Folded(modules.values(), forward, backward, parallel_map)
     return {"sora_linear_forward": folded.forward, "sora_linear_backward": folded.backward}
 
 
@@ -50,10 +50,10 @@ class _Folded:
         modules: Iterable[tuple[Array, SoRA]],
         forward: LinearForward,
         backward: LinearBackward,
-        each: Callable[..., Iterable[Any]],
+        parallel_map: Callable[..., Iterable[Any]],
     ) -> None:
         modules = list(modules)
-        weights = each(_folded_weight, modules)
+        weights = parallel_map(_folded_weight, modules)
         self.known = {id(W0): (W0, adapter, W) for (W0, adapter), W in zip(modules, weights, strict=True)}
         self.other_forward, self.other_backward = forward, backward
 

@@ -104,11 +104,11 @@ def test_folding_writes_into_none_of_its_arrays_and_is_bound_to_their_identity()
     before = W0.tobytes()
     order: list[str] = []
 
-    def each(function: Any, modules: Any) -> Any:
+    def parallel_map(function: Any, modules: Any) -> Any:
         order.append("folded")
         return map(function, modules)
 
-    kernels = fold({"m": (W0, adapter)}, refuse, refuse, each)
+    kernels = fold({"m": (W0, adapter)}, refuse, refuse, parallel_map)
     kernels["sora_linear_forward"](np.ones((1, 4), np.float32), W0, None, adapter)
     assert order == ["folded"]
     assert W0.tobytes() == before
