@@ -19,12 +19,13 @@ from typing import Any, NamedTuple
 from array_api_compat import array_namespace, device
 
 from sora_ref.backends import Array
-from sora_ref.linear import LinearCache, SoRA
+from sora_ref.linear import SoRA
 from sora_ref.models import layers
 from sora_ref.models.architecture import Batch, Params, Shapes
 from sora_ref.models.dropout import Dropout
 from sora_ref.models.ops import MODEL_SPEC, ModelOps
 from sora_ref.names import adapter_names, pack_gradients, unpack
+from sora_ref.ops import Cache, LinearKept
 from sora_ref.preconditions import require
 
 WORDS, POSITIONS, TYPES = (f"embeddings.{name}_embeddings.weight" for name in ("word", "position", "token_type"))
@@ -189,22 +190,25 @@ class Encoder:
         return grads.found
 
 
+Tables = Mapping[str, tuple[layers.EmbeddingCache, bool]]  # by table; whether its rows are the same for all sequences
+
+
 class LayerCache(NamedTuple):
     """One block's caches; the linear ones by kind, each with the module's name."""
 
-    linear: Mapping[str, tuple[str, LinearCache]]
-    attention: layers.AttentionCache
-    gelu: Any
-    norms: tuple[Any, Any]
+    linear: Mapping[str, tuple[str, LinearKept]]
+    attention: Cache
+    gelu: Cache
+    norms: tuple[tuple[str, Cache], tuple[str, Cache]]
     drops: tuple[Array | None, Array | None]
 
 
 class EncoderCache(NamedTuple):
-    """What the backward needs of the forward; tables: what was looked up, and whether in the same rows for all."""
+    """What the backward needs of the forward; tables: what was looked up."""
 
     run: _Run
-    tables: Mapping[str, tuple[tuple[Array, int], bool]]
-    norm: Any
+    tables: Tables
+    norm: tuple[str, Cache]
     drop: Array | None
     layers: tuple[LayerCache, ...]
 
@@ -229,7 +233,7 @@ class _Run:
             return None
         return unpack(self.params, module, self.scales[module])
 
-    def linear(self, module: str, x: Array) -> tuple[Array, tuple[str, LinearCache]]:
+    def linear(self, module: str, x: Array) -> tuple[Array, tuple[str, LinearKept]]:
         adapter, dropout = self.adapter(module), self.dropout
         keep = dropout.rows(module, x.shape[-1], dropout.adapter) if adapter is not None and dropout else None
         weight, bias = self.params[f"{module}.weight"], self.params[f"{module}.bias"]
@@ -237,7 +241,7 @@ class _Run:
         y, cache = self.ops.sora_linear_forward(x, weight, bias, adapter, keep=keep, p=p)
         return y, (module, cache)
 
-    def norm(self, module: str, x: Array) -> tuple[Array, tuple[str, Any]]:
+    def norm(self, module: str, x: Array) -> tuple[Array, tuple[str, Cache]]:
         weight, bias = self.params[f"{module}.weight"], self.params[f"{module}.bias"]
         y, cache = self.ops.layer_norm_forward(x, weight, bias, self.config.layer_norm_eps)
         return y, (module, cache)
@@ -259,7 +263,7 @@ class _Gradients:
         if name in self.wanted and value is not None:
             self.found[name] = value
 
-    def linear(self, dy: Array, named: tuple[str, LinearCache], *, dx: bool = True) -> Array:
+    def linear(self, dy: Array, named: tuple[str, LinearKept], *, dx: bool = True) -> Array:
         module, cache = named
         grads = self.run.ops.sora_linear_backward(
             dy, cache, dx=dx, dW0=f"{module}.weight" in self.wanted, db=f"{module}.bias" in self.wanted
@@ -270,7 +274,7 @@ class _Gradients:
             self.put(name, grad)
         return grads.dx
 
-    def norm(self, dy: Array, named: tuple[str, Any]) -> Array:
+    def norm(self, dy: Array, named: tuple[str, Cache]) -> Array:
         module, cache = named
         names = f"{module}.weight", f"{module}.bias"
         parameters = not self.wanted.isdisjoint(names)
@@ -280,7 +284,7 @@ class _Gradients:
         return dx
 
 
-def _embed(run: _Run, batch: Batch) -> tuple[Array, dict[str, Any], Any, Array | None]:
+def _embed(run: _Run, batch: Batch) -> tuple[Array, Tables, tuple[str, Cache], Array | None]:
     """The embeddings' sum after LayerNorm and dropout, (b, t, d); what was kept of each."""
     params, t = run.params, batch.ids.shape[1]
     most = run.config.longest

@@ -16,10 +16,10 @@ from typing import Literal, NamedTuple
 from array_api_compat import array_namespace
 
 from sora_ref.backends import Array
-from sora_ref.linear import LinearCache
 from sora_ref.models import layers
 from sora_ref.models.dropout import Dropout
 from sora_ref.models.ops import ModelOps
+from sora_ref.ops import LinearKept
 
 HeadName = Literal["cls", "mean"]
 Activation = Literal["tanh"]
@@ -85,8 +85,8 @@ class HeadCache(NamedTuple):
 
     head: Head
     mask: Array
-    dense: tuple[LinearCache, Array, Array | None] | None
-    out: LinearCache
+    dense: tuple[LinearKept, Array, Array | None] | None
+    out: LinearKept
     keep: Array | None
     hidden_dropout: float
     ops: ModelOps
@@ -136,7 +136,7 @@ def mean_weights(mask: Array, dtype: object) -> Array:
     return tokens / xp.where(count == 0, xp.ones_like(count), count)
 
 
-def _linear(module: str, params: Mapping[str, Array], x: Array, ops: ModelOps) -> tuple[Array, LinearCache]:
+def _linear(module: str, params: Mapping[str, Array], x: Array, ops: ModelOps) -> tuple[Array, LinearKept]:
     y, cache = ops.sora_linear_forward(x, params[f"{module}.weight"], params[f"{module}.bias"], None)
     return y, cache
 

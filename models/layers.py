@@ -16,7 +16,14 @@ from sora_ref import backends
 from sora_ref.backends import Array
 
 
-def embedding_forward(table: Array, ids: Array) -> tuple[Array, tuple[Array, int]]:
+class EmbeddingCache(NamedTuple):
+    """What embedding_backward needs: the ids, flattened, and how many rows the table has."""
+
+    ids: Array
+    rows: int
+
+
+def embedding_forward(table: Array, ids: Array) -> tuple[Array, EmbeddingCache]:
     """y[...] = table[ids[...]]; table (rows, d), ids (...) integers in [0, rows) -> (..., d).
 
     Ids are the caller's to check: CuPy wraps those out of range without a word.
@@ -24,10 +31,10 @@ def embedding_forward(table: Array, ids: Array) -> tuple[Array, tuple[Array, int
     xp = array_namespace(table)
     flat = xp.reshape(ids, (-1,))
     y = xp.reshape(xp.take(table, flat, axis=0), (*ids.shape, table.shape[1]))
-    return y, (flat, table.shape[0])
+    return y, EmbeddingCache(flat, table.shape[0])
 
 
-def embedding_backward(dy: Array, cache: tuple[Array, int]) -> Array:
+def embedding_backward(dy: Array, cache: EmbeddingCache) -> Array:
     """dtable[k] = Σ over places with id k of dy; (..., d) -> (rows, d)."""
     xp = array_namespace(dy)
     ids, rows = cache

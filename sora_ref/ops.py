@@ -20,6 +20,14 @@ from sora_ref.optim import Moments, Optimiser
 Cache = Any  # what a forward keeps for the backward of the same form; nothing else looks into it
 
 
+class LinearKept(Protocol):
+    """What a form of the linear map keeps: its input, which others may see too; the rest is for its own backward."""
+
+    @property
+    def x(self) -> Array:
+        """(n, in): the rows that were given, the leading shape flattened."""
+
+
 class Update(NamedTuple):
     """All that one parameter's step depends on, but its number t.
 
@@ -51,11 +59,11 @@ def update_parameters(updates: Mapping[str, Update], t: int) -> dict[str, tuple[
 
 
 class LinearForward(Protocol):
-    """As `sora_linear_forward`: y and the cache."""
+    """As `sora_linear_forward`: y, and what is kept."""
 
     def __call__(  # noqa: D102
         self, x: Array, W0: Array, b: Array | None, adapter: SoRA | None, *, keep: Array | None = None, p: Any = 0.0
-    ) -> tuple[Array, Cache]: ...
+    ) -> tuple[Array, LinearKept]: ...
 
 
 class LinearBackward(Protocol):

@@ -15,7 +15,7 @@ import numpy as np
 
 from sora_ref.backends import Array
 from sora_ref.linear import LinearGrads, SoRA
-from sora_ref.ops import Cache, LinearBackward, LinearForward, Operations
+from sora_ref.ops import Cache, LinearBackward, LinearForward, LinearKept, Operations
 
 
 class FoldedCache(NamedTuple):
@@ -59,7 +59,7 @@ class _Folded:
 
     def forward(
         self, x: Array, W0: Array, b: Array | None, adapter: SoRA | None, *, keep: Array | None = None, p: Any = 0.0
-    ) -> tuple[Array, Cache]:
+    ) -> tuple[Array, LinearKept]:
         """y = x Wᵀ + b; see `sora_linear_forward`."""
         found = self.known.get(id(W0))
         if found is None or keep is not None or adapter is None or not _same(adapter, found[1]):
