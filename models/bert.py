@@ -10,7 +10,7 @@ from sora_ref.models.config_json import epsilon, require_encoder, require_values
 from sora_ref.models.encoder import Encoder, EncoderConfig
 from sora_ref.models.heads import Head
 
-_SIZES = (
+SIZES = (
     "vocab_size",
     "hidden_size",
     "num_hidden_layers",
@@ -19,7 +19,7 @@ _SIZES = (
     "max_position_embeddings",
     "type_vocab_size",
 )
-_ENCODER = Encoder(
+ENCODER = Encoder(
     layers="encoder.layer",
     query="attention.self.query",
     key="attention.self.key",
@@ -35,7 +35,7 @@ _ENCODER = Encoder(
 def _read_config(raw: Mapping[str, Any], where: str) -> EncoderConfig:
     require_values(raw, where, {"hidden_act": "gelu", "position_embedding_type": "absolute"})
     require_encoder(raw, where)
-    return EncoderConfig(**sizes(raw, where, _SIZES), layer_norm_eps=epsilon(raw, where, "layer_norm_eps", 1e-12))
+    return EncoderConfig(**sizes(raw, where, SIZES), layer_norm_eps=epsilon(raw, where, "layer_norm_eps", 1e-12))
 
 
 BERT = Architecture(
@@ -44,9 +44,9 @@ BERT = Architecture(
     model_class="BertModel",
     classifier_class="BertForSequenceClassification",
     prefix="bert.",
-    layers=_ENCODER.layers,
-    kinds=_ENCODER.kinds,
-    norm=_ENCODER.norm,
+    layers=ENCODER.layers,
+    kinds=ENCODER.kinds,
+    norm=ENCODER.norm,
     heads={
         "cls": Head(pooling="first", dense="pooler.dense", activation="tanh", dense_is_models=True, out="classifier"),
         "mean": Head(pooling="mean", out="classifier", in_transformers=False),
@@ -54,8 +54,8 @@ BERT = Architecture(
     tokenizer="wordpiece",
     old_names={"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"},  # TensorFlow's names
     read_config=_read_config,
-    shapes=_ENCODER.shapes,
-    forward=_ENCODER.forward,
-    states=_ENCODER.states,
-    backward=_ENCODER.backward,
+    shapes=ENCODER.shapes,
+    forward=ENCODER.forward,
+    states=ENCODER.states,
+    backward=ENCODER.backward,
 )

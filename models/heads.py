@@ -22,10 +22,11 @@ from sora_ref.models.ops import ModelOps
 from sora_ref.ops import LinearKept
 
 HeadName = Literal["cls", "mean"]
-Activation = Literal["tanh"]
+Activation = Literal["tanh", "relu"]
 
 _ACTIVATIONS: Mapping[Activation, tuple[Callable[[Array], tuple[Array, Array]], Callable[[Array, Array], Array]]] = {
     "tanh": (layers.tanh_forward, layers.tanh_backward),
+    "relu": (layers.relu_forward, layers.relu_backward),
 }
 
 

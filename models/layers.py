@@ -110,6 +110,19 @@ def tanh_backward(dy: Array, y: Array) -> Array:
     return dy * (1 - y * y)
 
 
+def relu_forward(x: Array) -> tuple[Array, Array]:
+    """y = max(x, 0); NaN stays NaN.  Kept: where x ≤ 0."""
+    xp = array_namespace(x)
+    cut = x <= 0
+    return xp.where(cut, xp.zeros_like(x), x), cut
+
+
+def relu_backward(dy: Array, cut: Array) -> Array:
+    """dx = 0 where x ≤ 0, the derivative at 0 being taken as 0, and dy elsewhere."""
+    xp = array_namespace(dy)
+    return xp.where(cut, xp.zeros_like(dy), dy)
+
+
 class AttentionCache(NamedTuple):
     """What attention_backward needs; q, k, v are split into heads."""
 

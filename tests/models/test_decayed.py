@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import pytest
-from tiny_bert import make_case
+from tiny_bert import cases, make_case
 
-from sora_ref.models import MODEL_SPEC
+from sora_ref.models import MODEL_SPEC, Architecture, HeadName
 
 
 @pytest.mark.exact("SORA-STEP-6")
-@pytest.mark.parametrize("head", ["cls", "mean"])
-def test_exactly_biases_and_norms_are_not_decayed(head: Literal["cls", "mean"]) -> None:
+@cases()
+def test_exactly_biases_and_norms_are_not_decayed(architecture: Architecture, config: Any, head: HeadName) -> None:
     """A norm is what `layer_norm_forward` is given, a bias the b of `sora_linear_forward`; no gate is asked about."""
-    case, norms, biases = make_case(0, head=head), set[int](), set[int]()
+    case = make_case(0, architecture=architecture, config=config, head=head)
+    norms, biases = set[int](), set[int]()
 
     def layer_norm(x: Any, weight: Any, bias: Any, eps: float) -> Any:
         norms.update((id(weight), id(bias)))

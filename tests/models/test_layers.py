@@ -71,11 +71,21 @@ def test_layer_norm_backward_leaves_out_the_parameters_only_when_told_to(seed: i
 
 @pytest.mark.measured
 @given(seed=SEEDS, leading=SHAPES)
-def test_gelu_and_tanh_backward_are_the_derivatives(seed: int, leading: tuple[int, int]) -> None:
+def test_pointwise_backwards_are_the_derivatives(seed: int, leading: tuple[int, int]) -> None:
     rng = np.random.default_rng(seed)
     p = {"x": 2 * rng.standard_normal(leading)}
     check_layer(rng, p, lambda at: layers.gelu_forward(at["x"]), layers.gelu_backward)
     check_layer(rng, p, lambda at: layers.tanh_forward(at["x"]), layers.tanh_backward)
+    check_layer(rng, p, lambda at: layers.relu_forward(at["x"]), layers.relu_backward)
+
+
+@pytest.mark.exact
+def test_relu_keeps_what_is_positive_and_makes_no_number_of_nan(floats: Space) -> None:
+    x = floats.asarray([-1.0, -0.0, 0.0, 2.0, math.nan, math.inf, -math.inf])
+    y, cut = layers.relu_forward(x)
+    np.testing.assert_array_equal(floats.to_numpy(y), [0, 0, 0, 2, math.nan, math.inf, 0])
+    dx = layers.relu_backward(floats.asarray([3.0] * 7), cut)
+    assert floats.to_numpy(dx).tolist() == [0, 0, 0, 3, 3, 3, 0]
 
 
 @pytest.mark.measured

@@ -19,10 +19,13 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from hypothesis import assume, currently_in_test_context
 
 from sora_ref.models import (
+    ARCHITECTURES,
     MODEL_SPEC,
+    Architecture,
     Batch,
     Classifier,
     Dropout,
@@ -47,6 +50,9 @@ CONFIG = EncoderConfig(
     max_position_embeddings=9,
     type_vocab_size=2,
 )
+TINY = {"bert": CONFIG}
+"""A small configuration of every architecture."""
+
 KINDS = tuple(BERT.kinds)
 RANK = 3
 SCALE = 0.75
@@ -54,11 +60,12 @@ SPREAD = 2.0**6
 U64_TO_U32 = 2.0**-29
 STEP = 1e-100  # of the complex step: far below any rounding, far above underflow
 FADDEEVA = 1e-13
+KEY_BIASES = tuple(f".{each.kinds['key']}.bias" for each in ARCHITECTURES.values())
 
 
 def is_key_bias(name: str) -> bool:
     """Softmax ignores what is added to all scores of a row, so a key's bias has gradient 0: computed, mere rounding."""
-    return name.endswith("attention.self.key.bias")
+    return name.endswith(KEY_BIASES)
 
 
 def as_host(x: Any) -> Any:
@@ -101,7 +108,7 @@ class Case:
         ids, types, mask = self.batch
         wide = Batch(
             np.pad(ids, widths, constant_values=token),
-            np.pad(types, widths, constant_values=token % 2),
+            np.pad(types, widths, constant_values=token % max(self.model.config.token_types, 1)),
             np.pad(mask, widths),
         )
         return replace(self, batch=wide)
@@ -125,15 +132,22 @@ class Case:
 
 def random_params(rng: np.random.Generator, model: Classifier, kinds: Collection[str]) -> dict[str, Floats]:
     """Weights of a size at which every nonlinearity is at work; a gate that is zero and one that is negative."""
-    shapes = {**BERT.shapes(model.config), **model.head_shapes}
+    architecture, shapes = model.architecture, model.shapes
     params = {name: 0.3 * rng.standard_normal(shape) for name, shape in shapes.items()}
-    params |= {name: 1 + p for name, p in params.items() if name.endswith("LayerNorm.weight")}
-    for module in BERT.modules(model.config, kinds):
+    params |= {name: 1 + p for name, p in params.items() if architecture.is_norm(name) and name.endswith("weight")}
+    for module in architecture.modules(model.config, kinds):
         out, in_ = shapes[f"{module}.weight"]
         params[f"{module}.sora_A"] = 0.5 * rng.standard_normal((RANK, in_))
         params[f"{module}.sora_g"] = np.array([rng.standard_normal(), 0.0, -0.5])
         params[f"{module}.sora_B"] = 0.5 * rng.standard_normal((out, RANK))
     return params
+
+
+def cases(**options: Any) -> Any:
+    """Every architecture with each of its heads, as `architecture, config, head` of a test."""
+    every = [(each, TINY[kind], head) for kind, each in ARCHITECTURES.items() for head in each.heads]
+    names = [f"{each.model_type}-{head}" for each, _, head in every]
+    return pytest.mark.parametrize(("architecture", "config", "head"), every, ids=names, **options)
 
 
 def make_case(
@@ -144,29 +158,37 @@ def make_case(
     kinds: Collection[str] = KINDS,
     lengths: Sequence[int] = (5, 3, 6, 1),
     p: float = 0.0,
+    architecture: Architecture = BERT,
     config: EncoderConfig = CONFIG,
 ) -> Case:
     rng = np.random.default_rng(seed)
-    model = Classifier(BERT, config, head, outputs)
+    model = Classifier(architecture, config, head, outputs)
     params = random_params(rng, model, kinds)
     shape = len(lengths), max(lengths)
     mask = np.arange(shape[1]) < np.array(lengths)[:, None]
-    batch = Batch(rng.integers(0, config.vocab_size, shape), rng.integers(0, config.type_vocab_size, shape), mask)
+    batch = Batch(rng.integers(0, config.vocab_size, shape), rng.integers(0, max(config.token_types, 1), shape), mask)
     labels = rng.standard_normal(shape[0]) if outputs == 1 else rng.integers(0, outputs, shape[0])
-    scales = dict.fromkeys(BERT.modules(config, kinds), SCALE)
+    scales = dict.fromkeys(architecture.modules(config, kinds), SCALE)
     return Case(model, params, scales, batch, labels, tuple(range(40, 40 + shape[0])), p)
 
 
 def on_batch(
-    config: EncoderConfig, params: Named, scale: float, given: Named, head: str, outputs: int, dtype: str
+    config: EncoderConfig,
+    params: Named,
+    scale: float,
+    given: Named,
+    head: str,
+    outputs: int,
+    dtype: str,
+    architecture: Architecture = BERT,
 ) -> dict[str, Floats]:
     """Hidden states, logits, loss and every gradient of a stored batch: ids, types, mask and labels by head."""
     tokens = Batch(given["ids"], given["types"], given["mask"])
     scales = {name.removesuffix(".sora_g"): scale for name in params if name.endswith(".sora_g")}
-    model = Classifier(BERT, config, cast(Literal["cls", "mean"], head), outputs)
+    model = Classifier(architecture, config, cast(Literal["cls", "mean"], head), outputs)
     case = Case(model, params, scales, tokens, given[f"labels.{head}"], ())
     own = {name: p.astype(dtype) for name, p in params.items()}
-    return {"hidden": BERT.forward(config, own, tokens, scales=scales)[0], **case.results(dtype)}
+    return {"hidden": architecture.forward(config, own, tokens, scales=scales)[0], **case.results(dtype)}
 
 
 def relative(found: Named, expected: Named) -> dict[str, float]:
