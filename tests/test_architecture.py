@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -31,6 +31,18 @@ ROOMS = {
 PACKAGES_OF_THE_SPECIFICATION = {"bounds"}
 # The kit checks other people's implementations: it needs neither models nor PEFT's format.
 NARROWER = {"conformance": {"backends", "spec", "storage"}}
+# Libraries, and the rooms or modules that alone may import them.
+HOMES = {
+    "click": {"sora_ref.cli"},
+    "cupy": {"sora_ref.backends", "sora_ref.kernels.cuda"},
+    "fcntl": {"sora_ref.storage.held"},
+    "filelock": {"sora_ref.storage"},
+    "huggingface_hub": {"sora_ref.run.hub"},
+    "hypothesis": {"sora_ref.conformance", "sora_ref.cli.check"},
+    "matplotlib": {"sora_ref.run.pictures"},
+    "safetensors": {"sora_ref.storage.tensors", "sora_ref.conformance"},  # the kit reads what others wrote
+    "tokenizers": {"sora_ref.run"},
+}
 # Arrows that close a circle of modules, and why it may be.
 CIRCLES = {
     ("sora_ref.conformance.registry", "sora_ref.conformance.checks"): "fills the list of checks when it is first asked",
@@ -64,16 +76,18 @@ def room(module: str) -> str:
     return parts[1] if len(parts) > 1 and parts[1] in ROOMS else "spec"
 
 
-def imports(path: Path) -> Iterator[str]:
+@cache
+def imports(path: Path) -> frozenset[str]:
     """Modules a file imports, wherever in the file; `from package import module` names the module."""
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
-            for alias in node.names:
-                full = f"{node.module}.{alias.name}"
-                yield full if full in SOURCES else str(node.module)
+            full = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name if name in SOURCES else str(node.module) for name in full}
+    return frozenset(found)
 
 
 def test_every_room_is_walked() -> None:
@@ -94,6 +108,14 @@ def test_imports_point_from_the_later_room_to_the_earlier(module: str) -> None:
                 f"{module} imports {imported}, of a room beside or above"
             )
             assert room(imported) in NARROWER.get(room(module), ROOMS), f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_a_library_is_imported_where_it_belongs_and_there_alone(library: str) -> None:
+    users = {module for module, path in SOURCES.items() if library in {name.split(".")[0] for name in imports(path)}}
+    homes = {home: {user for user in users if f"{user}.".startswith(f"{home}.")} for home in HOMES[library]}
+    assert all(homes.values()), "a home without a user: expected it to be gone from HOMES"
+    assert users <= set().union(*homes.values())
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
