@@ -9,7 +9,7 @@ from sora_ref.backends import Array
 
 # Element i of the output is Σ over the places with its row's id, in their order: `order` lists the places sorted by id,
 # and those of row k stand from starts[k] to starts[k + 1].
-_SUM_OF_PLACES = """
+SUM_OF_PLACES = """
     const long long row = i / width, column = i % width;
     T sum = 0;
     for (long long k = starts[row]; k < starts[row + 1]; ++k) sum += updates[order[k] * width + column];
@@ -23,7 +23,7 @@ def make_scatter_add(cp: Any) -> Callable[[int, Array, Array], Array]:
     Duplicates are summed in the order of their places: one kernel after a stable sort; the host waits for neither.
     """
     sum_of_places = cp.ElementwiseKernel(
-        "raw T updates, raw int64 order, raw int64 starts, int64 width", "T out", _SUM_OF_PLACES, "sum_of_places"
+        "raw T updates, raw int64 order, raw int64 starts, int64 width", "T out", SUM_OF_PLACES, "sum_of_places"
     )
 
     def scatter_add(rows: int, ids: Array, updates: Array) -> Array:

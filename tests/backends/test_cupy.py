@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from sora_ref import SoRAError, backends, kernels
 from sora_ref.backends import Backend, DeviceError
 from sora_ref.backends.cupy_probe import require_device
-from sora_ref.backends.cupy_scatter import make_scatter_add
+from sora_ref.backends.cupy_scatter import SUM_OF_PLACES, make_scatter_add
 from sora_ref.cli import main as console
 from sora_ref.run.device import get_backend
 
@@ -195,6 +196,29 @@ def test_rows_are_added_up_in_the_order_of_their_places(seed: int, dtype: str, r
     for backwards in (False, True):
         found = make_scatter_add(Emulated(backwards))(rows, ids, updates)
         assert (found.dtype, found.tobytes()) == (expected.dtype, expected.tobytes())
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("real", ["float", "double"])
+def test_cupys_own_arrays_can_be_added_up_so(monkeypatch: pytest.MonkeyPatch, real: str) -> None:
+    """What CuPy makes of the text where it is installed: its kernel around an element, compiled by NVRTC."""
+    compiler = pytest.importorskip("cupy.cuda.compiler", reason="CuPy is not installed")
+    monkeypatch.setattr(compiler, "_get_arch_for_options_for_nvrtc", lambda arch: ("-arch=sm_90", "cubin"))
+    whole = f"""
+        #include <cupy/carray.cuh>
+        typedef {real} T;
+        typedef CArray<long long, 1, true, true> Numbers;
+        extern "C" __global__ void sum_of_places(const CArray<T, 2, true, true> updates, const Numbers order,
+            const Numbers starts, const long long width, CArray<T, 2, true, true> all, CIndexer<2, true> places) {{
+            CUPY_FOR(i, places.size()) {{
+                places.set(i);
+                T& out = all[places.get()];
+                {SUM_OF_PLACES}
+            }}
+        }}"""
+    headers = Path(str(compiler.__file__)).parents[1] / "_core" / "include"
+    binary, _ = compiler.compile_using_nvrtc(whole, (f"-I{headers}", "--std=c++17"), filename="sum_of_places.cu")
+    assert b"sum_of_places" in binary
 
 
 @pytest.mark.exact
