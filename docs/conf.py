@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +15,19 @@ from sphinx.writers.html5 import HTML5Translator
 
 import sora_ref
 
+SUPPORT = str(Path(__file__).resolve().parents[1] / "tests" / "support")
+sys.path.insert(0, SUPPORT)
+import docstrings  # noqa: E402
+
 project = "sora_ref"
 author = "the sora_ref authors"
 version = sora_ref.SPEC_VERSION
 release = sora_ref.__version__
 
-extensions = ["myst_nb", "sphinx_click"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx_click"]
+autodoc_preserve_defaults = True
+autodoc_typehints_format = "short"
+autodoc_type_aliases = {"Array": "Array"}  # which is `Any` to Python
 exclude_patterns = ["examples"]
 smartquotes = False
 myst_enable_extensions = ["dollarmath"]
@@ -41,12 +49,12 @@ nb_output_stderr = "warn"
 nb_render_markdown_format = "myst"
 
 # What the cells' kernels see: the tests' support, and the python3 kernel of this very environment.
-SUPPORT = str(Path(__file__).resolve().parents[1] / "tests" / "support")
 os.environ["PYTHONPATH"] = os.pathsep.join([SUPPORT, *filter(None, [os.environ.get("PYTHONPATH")])])
 os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
 os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
 
 CLAUSE = re.compile(r"\bSORA-[A-Z]+-\d+\b")
+ALIAS = re.compile(r"(?:~?\w+\.)*TypeAliasForwardRef\('(\w+)'\)")
 MATHML = LatexToMathML()
 
 
@@ -83,8 +91,25 @@ def plain_defaults(app: Sphinx, context: object, lines: list[str]) -> None:
         lines[number] = re.sub(r"(:default: ``)(?:\w+\()?'([^']*)'\)?``", r"\1\2``", line)
 
 
+def restructure(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Turn a docstring into reStructuredText; the docstring of a value stands under its assignment."""
+    if what == "data":
+        lines[:] = docstrings.of_values()[name.rpartition(".")[2]].splitlines()
+    lines[:] = docstrings.restructured(lines, sora_ref.__all__)
+
+
+def short_aliases(
+    app: Sphinx, what: str, name: str, thing: object, options: object, signature: str | None, result: str | None
+) -> tuple[str | None, str | None]:
+    """Show an alias within a union as its name: Sphinx 9 shows TypeAliasForwardRef('Array') | None."""
+    names = [None if text is None else ALIAS.sub(r"\1", text) for text in (signature, result)]
+    return names[0], names[1]
+
+
 def setup(app: Sphinx) -> None:
     """Register these functions."""
     app.add_html_math_renderer("mathml", (formula, None), (formula, None))
+    app.connect("autodoc-process-docstring", restructure)
+    app.connect("autodoc-process-signature", short_aliases)
     app.connect("doctree-resolved", link_clauses)
     app.connect("sphinx-click-process-options", plain_defaults)

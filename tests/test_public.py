@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import doctest
+import inspect
+import re
+import textwrap
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,30 +14,19 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from docstrings import FILES, documented, restructured
 
 import sora_ref as sr
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = [*(ROOT / "sora_ref").glob("*.py"), *(ROOT / "sora_ref/bounds").glob("*.py")]
 NAMESPACES = {"bounds": sr.bounds, "schedules": sr.schedules}
 UNEXECUTED = {"BF16", "FP16", "TF32"}  # precisions, which the example of `Precision` shows
 
 
-def documented(path: Path) -> Iterator[tuple[str, str, int]]:
-    """Name, docstring and line of whatever a module documents: itself, functions, classes, and names it assigns."""
-    body = ast.parse(path.read_text(encoding="utf-8")).body
-    for before, node in zip([None, *body], body, strict=False):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            yield node.name, ast.get_docstring(node) or "", node.lineno
-        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            named = before.targets[0] if isinstance(before, ast.Assign) else getattr(before, "target", None)
-            yield "" if named is None else ast.unparse(named), node.value.value, node.lineno
-
-
 EXAMPLES = {
     f"{path.stem}.{name}": (text, path, line)
-    for path in sorted(FILES)
-    for name, text, line in documented(path)
+    for path in FILES
+    for _, name, text, line in documented(path)
     if ">>>" in text
 }
 
@@ -89,3 +81,51 @@ def test_types_are_shipped() -> None:
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     assert (ROOT / "sora_ref/py.typed").is_file()
     assert setuptools["package-data"]["sora_ref"] == ["py.typed"]
+
+
+def test_the_page_of_the_interface_has_every_public_name_once() -> None:
+    page = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    entry = re.compile(r"^\.\. auto(?:function|class|data):: sora_ref\.(?:\w+\.)?(\w+)(?:\((.*)\))?$", re.MULTILINE)
+    entries = entry.findall(page)
+    assert sorted(name for name, _ in entries) == sorted({*public(), *UNEXECUTED})
+    for name, written in entries:  # a signature is written out where the defaults' own text would be long
+        if written:
+            assert re.findall(r"(?:^|, )(\w+)", written) == list(inspect.signature(getattr(sr, name)).parameters)
+
+
+def test_docstrings_become_lists_formulas_examples_and_references() -> None:
+    text = """What f does, g_i included: in_ and a*b.
+
+        y = x Aᵀ
+
+    x:    (n, in), any `dtype`; see
+          `soft_threshold`.
+    a, b: numbers.        c: another.
+    Raises SoRAError.  Deviation: ``none``.
+
+    >>> f(1)
+    2
+"""
+    assert restructured(
+        text.splitlines()[:1] + textwrap.dedent(text.partition("\n")[2]).splitlines(), ["soft_threshold"]
+    ) == [
+        r"What f does, g_i included: in\_ and a\*b.",
+        "",
+        "::",
+        "",
+        "   y = x Aᵀ",
+        "",
+        "",
+        "- ``x``: (n, in), any ``dtype``; see",
+        "  :py:obj:`~sora_ref.soft_threshold`.",
+        "- ``a``, ``b``: numbers.",
+        "- ``c``: another.",
+        "",
+        "Raises SoRAError.  Deviation: ``none``.",
+        "",
+        ".. code-block:: pycon",
+        "",
+        "   >>> f(1)",
+        "   2",
+        "",
+    ]
