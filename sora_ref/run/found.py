@@ -7,9 +7,9 @@ from enum import Enum
 from pathlib import Path
 
 from sora_ref.run.checkpoint import checkpoints
+from sora_ref.run.input_digests import INPUTS
 from sora_ref.run.trained import ADAPTER
 from sora_ref.storage.files import name_being_written
-from sora_ref.storage.inputs import INPUTS
 from sora_ref.storage.lock import LOCK
 
 # What a run writes before its first checkpoint, in this order; nothing of it is worth keeping without one.

@@ -15,11 +15,11 @@ from sora_ref.preconditions import require
 from sora_ref.run.base_model import base_digest
 from sora_ref.run.checkpoint import Trained, checkpoints, read_checkpoint
 from sora_ref.run.config import Config, load_config
+from sora_ref.run.input_digests import Inputs, digests, read_inputs
 from sora_ref.run.inputs import WEIGHTS, model_files
 from sora_ref.run.layout import require_fits
 from sora_ref.run.say import Say
 from sora_ref.run.setup import Params, Setup, make_setup
-from sora_ref.storage.inputs import Inputs, digests, read_inputs
 
 ADAPTER = "adapter.safetensors"
 

@@ -33,6 +33,15 @@ from sora_ref.run.data import Labels, Task
 from sora_ref.run.evaluate import predict_logits, score
 from sora_ref.run.found import Found, clear_outset, look, refusal, sweep
 from sora_ref.run.initial import initial_params
+from sora_ref.run.input_digests import (
+    INPUTS,
+    Input,
+    Inputs,
+    digests,
+    read_inputs,
+    require_unchanged,
+    write_inputs,
+)
 from sora_ref.run.inputs import WEIGHTS, input_files
 from sora_ref.run.interrupt import Stop, stop_requested
 from sora_ref.run.loggers import opened, require_loggers
@@ -46,15 +55,6 @@ from sora_ref.run.tasks import read_task
 from sora_ref.run.text import encode
 from sora_ref.run.versions import changed, versions
 from sora_ref.storage.files import write_bytes, write_json, write_text
-from sora_ref.storage.inputs import (
-    INPUTS,
-    Input,
-    Inputs,
-    digests,
-    read_inputs,
-    require_unchanged,
-    write_inputs,
-)
 from sora_ref.storage.lock import only_writer
 
 Resume = bool | Literal["if-any"]

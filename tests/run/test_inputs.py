@@ -28,9 +28,9 @@ from tiny_run import (
 from sora_ref.errors import SoRAError
 from sora_ref.run import training as train_module
 from sora_ref.run.config import load_config
+from sora_ref.run.input_digests import Change, Inputs, digests, read_inputs, write_inputs
 from sora_ref.run.inputs import input_files
 from sora_ref.run.trained import load_trained
-from sora_ref.storage.inputs import Change, Inputs, digests, read_inputs, write_inputs
 
 Keys = dict[str, Any]
 SWAPPED = {"good": "bad", "bad": "good"}
