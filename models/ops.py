@@ -14,41 +14,45 @@ from sora_ref.ops import Cache, Operations, Ops
 class LayerNormForward(Protocol):
     """As `layers.layer_norm_forward`: y and the cache."""
 
-    def __call__(self, x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, Cache]: ...  # noqa: D102
+    def __call__(self, x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, Cache]:
+        """See the class."""
 
 
 class LayerNormBackward(Protocol):
     """As `layers.layer_norm_backward`: (dx, dweight, dbias), the last two None unless `parameters`."""
 
-    def __call__(  # noqa: D102
-        self, dy: Array, cache: Cache, *, parameters: bool = True
-    ) -> tuple[Array, Array | None, Array | None]: ...
+    def __call__(self, dy: Array, cache: Cache, *, parameters: bool = True) -> tuple[Array, Array | None, Array | None]:
+        """See the class."""
 
 
 class ActivationForward(Protocol):
     """As `layers.gelu_forward`: y, element by element, and the cache."""
 
-    def __call__(self, x: Array) -> tuple[Array, Cache]: ...  # noqa: D102
+    def __call__(self, x: Array) -> tuple[Array, Cache]:
+        """See the class."""
 
 
 class ActivationBackward(Protocol):
     """As `layers.gelu_backward`: dx, from the derivative that the forward kept."""
 
-    def __call__(self, dy: Array, derivative: Cache) -> Array: ...  # noqa: D102
+    def __call__(self, dy: Array, derivative: Cache) -> Array:
+        """See the class."""
 
 
 class AttentionForward(Protocol):
     """As `layers.attention_forward`: the context and the cache."""
 
-    def __call__(  # noqa: D102
+    def __call__(
         self, q: Array, k: Array, v: Array, heads: int, bias: Array, keep: Array | None = None, p: float = 0.0
-    ) -> tuple[Array, Cache]: ...
+    ) -> tuple[Array, Cache]:
+        """See the class."""
 
 
 class AttentionBackward(Protocol):
     """As `layers.attention_backward`: (dq, dk, dv)."""
 
-    def __call__(self, dy: Array, cache: Cache) -> tuple[Array, Array, Array]: ...  # noqa: D102
+    def __call__(self, dy: Array, cache: Cache) -> tuple[Array, Array, Array]:
+        """See the class."""
 
 
 class ModelOperations(Operations, total=False):

@@ -61,35 +61,38 @@ def update_parameters(updates: Mapping[str, Update], t: int) -> dict[str, tuple[
 class LinearForward(Protocol):
     """As `sora_linear_forward`: y, and what is kept."""
 
-    def __call__(  # noqa: D102
+    def __call__(
         self, x: Array, W0: Array, b: Array | None, adapter: SoRA | None, *, keep: Array | None = None, p: Any = 0.0
-    ) -> tuple[Array, LinearKept]: ...
+    ) -> tuple[Array, LinearKept]:
+        """See the class."""
 
 
 class LinearBackward(Protocol):
     """As `sora_linear_backward`: the gradients of ⟨dy, y⟩."""
 
-    def __call__(  # noqa: D102
-        self, dy: Array, cache: Cache, *, dx: bool = True, dW0: bool = False, db: bool = False
-    ) -> LinearGrads: ...
+    def __call__(self, dy: Array, cache: Cache, *, dx: bool = True, dW0: bool = False, db: bool = False) -> LinearGrads:
+        """See the class."""
 
 
 class CombineMicrobatches(Protocol):
     """As `combine_microbatches`: (Σ over microbatches)/examples, by parameter."""
 
-    def __call__(self, summed: Sequence[Params], examples: int) -> dict[str, Array]: ...  # noqa: D102
+    def __call__(self, summed: Sequence[Params], examples: int) -> dict[str, Array]:
+        """See the class."""
 
 
 class ClipByGlobalNorm(Protocol):
     """As `clip_by_global_norm`: the clipped gradients, and their norm before."""
 
-    def __call__(self, grads: Params, limit: float, eps: float = 0.0) -> tuple[dict[str, Array], Array]: ...  # noqa: D102
+    def __call__(self, grads: Params, limit: float, eps: float = 0.0) -> tuple[dict[str, Array], Array]:
+        """See the class."""
 
 
 class UpdateParameters(Protocol):
     """As `update_parameters`: every parameter and its moments after step t."""
 
-    def __call__(self, updates: Mapping[str, Update], t: int) -> dict[str, tuple[Array, Moments]]: ...  # noqa: D102
+    def __call__(self, updates: Mapping[str, Update], t: int) -> dict[str, tuple[Array, Moments]]:
+        """See the class."""
 
 
 class Operations(TypedDict, total=False):
