@@ -116,7 +116,7 @@ def make_setup(config: Config, labels: Labels, say: Say | None = None) -> Setup:
         kernels=faster,
         ops=ops,
         forward_ops=ops.replace(**faster.evaluation),
-        tokenizer=load_tokenizer(folder, config.model.max_length, say),
+        tokenizer=load_tokenizer(folder, config.model.max_length, say, token_types=sizes.token_types),
     )
 
 

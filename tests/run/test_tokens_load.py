@@ -44,6 +44,11 @@ def test_special_tokens_that_the_file_does_not_list_are_found_in_a_text(folder: 
     assert ids == words
 
 
+def test_a_special_token_without_letters_is_refused(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text('{"sep_token": ""}')
+    refused(folder, "'' is one of its special tokens: expected a text")
+
+
 def test_only_a_vocabulary_gets_the_command_that_makes_the_rest(folder: Path) -> None:
     (folder / "tokenizer.json").rename(folder / "vocab.txt")
     refused(folder, r"only vocab.txt: .*python -c .*from_pretrained\('.'\).save_pretrained\('.'\)")

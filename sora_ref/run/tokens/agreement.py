@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sora_ref.errors import shown
+from sora_ref.errors import SoRAError, shown
 from sora_ref.preconditions import require
 from sora_ref.run.tokens.documents import PARTS, REWRITE, Token, TokenizerFiles
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-Around = list[tuple[int | str | None, int]]
+Around = list[tuple[int | str, int]]
 """What stands around texts: ids, and texts by their letters A and B, each with its type id."""
 
 
@@ -37,6 +37,14 @@ def add_tokens(tokenizer: Tokenizer, files: TokenizerFiles, named: Mapping[str, 
             contents.add(token.content)
             new.append(token.added())
     tokenizer.add_tokens(new)
+
+
+def id_of(tokenizer: Tokenizer, token: str, files: TokenizerFiles) -> int:
+    """The id of a token that was added; SoRAError for one that cannot be, the empty one."""
+    id_ = tokenizer.token_to_id(token)
+    if id_ is None:
+        raise SoRAError(f"{files.path.parent}: {shown(token)} is one of its special tokens: expected a text")
+    return id_
 
 
 def vocabulary(files: TokenizerFiles) -> dict[str, int]:
@@ -118,7 +126,7 @@ def _around(post: Mapping[str, Any] | None, form: str, types: bool) -> Around | 
     return around
 
 
-def pair_around(cls: int | None, sep: int | None, *, doubled: bool, second: int) -> Around:
+def pair_around(cls: int, sep: int, *, doubled: bool, second: int) -> Around:
     """[CLS] A [SEP] B [SEP], the first [SEP] doubled or not, the tokens from B on of the second type.
 
     Its first three are what stands around a single text.

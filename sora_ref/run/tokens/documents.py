@@ -63,6 +63,7 @@ class _Stored(Struct):
 
 class _Model(Struct):
     vocab: Any = None
+    merges: list[str | list[str]] = field(default_factory=list)
     unk_token: str | None = None
 
 
@@ -81,6 +82,7 @@ class Settings(Struct):
     do_lower_case: bool = True
     tokenize_chinese_chars: bool = True
     strip_accents: bool | None = None
+    add_prefix_space: bool = False
     truncation_side: Side | None = None
     padding_side: Side | None = None
     model_max_length: float | None = None

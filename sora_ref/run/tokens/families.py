@@ -8,12 +8,17 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from sora_ref.errors import shown
+from sora_ref.models.architecture import TokenizerFamily
+from sora_ref.models.architectures import ARCHITECTURES
 from sora_ref.preconditions import require
+from sora_ref.run.tokens.byte_level_bpe import BYTE_LEVEL_BPE
 from sora_ref.run.tokens.documents import BESIDE, FILE, named_class
 from sora_ref.run.tokens.family import Family
 from sora_ref.run.tokens.wordpiece import WORDPIECE
 
-FAMILIES: Mapping[str, Family] = MappingProxyType({"wordpiece": WORDPIECE})
+FAMILIES: Mapping[TokenizerFamily, Family] = MappingProxyType(
+    {"wordpiece": WORDPIECE, "byte-level-bpe": BYTE_LEVEL_BPE}
+)
 """Every family, by the name that the record of an architecture has for it."""
 
 AS_WRITTEN = ("PreTrainedTokenizer", "TokenizersBackend")
@@ -22,7 +27,11 @@ AS_WRITTEN = ("PreTrainedTokenizer", "TokenizersBackend")
 NAMES = (FILE, *BESIDE, *(name for family in FAMILIES.values() for name in family.vocabulary))
 """Every file of a tokeniser, whichever its family."""
 
-_OF_MODELS = {"bert": "wordpiece"}  # model_type -> family
+_OF_MODELS: Mapping[str, TokenizerFamily] = {
+    "distilbert": "wordpiece",
+    "roberta": "byte-level-bpe",
+    **{name: architecture.tokenizer for name, architecture in ARCHITECTURES.items()},
+}
 
 
 class Chosen(NamedTuple):
@@ -45,7 +54,7 @@ class Chosen(NamedTuple):
 def chosen(folder: Path) -> Chosen:
     """As transformers' AutoTokenizer chooses: the class that the folder names, else the usual one of its model_type.
 
-    Raises SoRAError for a class that is not known here.
+    A folder that names neither is a BERT's.  Raises SoRAError for a class that is not known here.
     """
     name, model_type = named_class(folder)
     of_model = FAMILIES[_OF_MODELS.get(model_type, "wordpiece")]

@@ -76,8 +76,10 @@ def _make(files: TokenizerFiles, choice: Chosen, types: bool) -> Tokenizer:
 
 
 def _gives_types(files: TokenizerFiles, choice: Chosen, token_types: int) -> bool:
-    """Whether the model is given the tokeniser's types; SoRAError where it has several and is not."""
+    """Whether the model reads types and the tokeniser gives them; SoRAError where it has several and gets none."""
     inputs, place = files.settings.model_input_names, files.path.parent
+    if token_types == 0:
+        return False
     if inputs is None:
         require(
             choice.gives_types or token_types < 2,

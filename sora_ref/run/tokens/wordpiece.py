@@ -10,6 +10,7 @@ from sora_ref.errors import printable, shown
 from sora_ref.preconditions import require
 from sora_ref.run.tokens.agreement import (
     add_tokens,
+    id_of,
     named_tokens,
     pair_around,
     require_agreement,
@@ -61,7 +62,7 @@ def _build(files: TokenizerFiles, types: bool) -> Tokenizer:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     add_tokens(tokenizer, files, named)
-    ids = {token: tokenizer.token_to_id(token) for token in (cls, sep)}
+    ids = {token: id_of(tokenizer, token, files) for token in (cls, sep)}
     single, second = f"{cls}:0 $A:0 {sep}:0", int(types)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=single, pair=f"{single} $B:{second} {sep}:{second}", special_tokens=list(ids.items())

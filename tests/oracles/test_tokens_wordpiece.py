@@ -7,25 +7,33 @@ files beside tokenizer.json that is known to matter, and the parts of tokenizer.
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
-import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tiny_run import CONFIG, write_model
+from tokenizer_folders import (
+    Change,
+    Document,
+    add,
+    assert_same,
+    both,
+    changed,
+    config,
+    forget,
+    list_added,
+    normalizer,
+    obey,
+    put,
+    rename,
+    token,
+    written,
+)
 
 from sora_ref.errors import SoRAError
 from sora_ref.run.tokens import load_tokenizer
 from sora_ref.storage.cache import cache_dir
 
-transformers = pytest.importorskip("transformers")
-
-Document = dict[str, Any]
-Change = Callable[[dict[str, Document]], None]
+pytest.importorskip("transformers")
 
 TEXTS = [
     "a good film",
@@ -40,115 +48,16 @@ TEXTS = [
     "tab\tand\x00control\x07 \u200b\ufeff",
     "<s> new </s> [NEW] qqnew token, QQNEW, xqqnew",
 ]
-PAIRS = [(TEXTS[1], TEXTS[5]), (TEXTS[5], TEXTS[1]), (TEXTS[0], TEXTS[2]), ("", TEXTS[3]), (TEXTS[4], TEXTS[4])]
+PAIRS = [
+    (TEXTS[1], TEXTS[5]),
+    (TEXTS[5], TEXTS[1]),
+    (TEXTS[0], TEXTS[2]),
+    ("", TEXTS[3]),
+    (TEXTS[4], TEXTS[4]),
+    ("a", ""),
+]
 LENGTHS = (5, 6, 9, 16)
-
-
-def theirs(folder: Path) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-
-
-def assert_same(folder: Path) -> None:
-    """Every text and pair at every length: ids and type ids."""
-    other = theirs(folder)
-    for length in LENGTHS:
-        ours = load_tokenizer(folder, length)
-        for text in TEXTS:
-            expected = other(text, truncation=True, max_length=length)
-            found = ours.encode(text)
-            assert found.ids == expected["input_ids"], (text, length)
-            assert found.type_ids == expected["token_type_ids"], (text, length)
-        for first, second in PAIRS:
-            expected = other(first, second, truncation=True, max_length=length)
-            found = ours.encode(first, second)
-            assert found.ids == expected["input_ids"], (first, second, length)
-            assert found.type_ids == expected["token_type_ids"], (first, second, length)
-
-
-def changed(base: Path, folder: Path, change: Change) -> Path:
-    """A copy of the tokeniser's files with a change made to them; a file that becomes empty is not written."""
-    folder.mkdir()
-    names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-    shutil.copy(base / "config.json", folder)
-    documents = {
-        name.removesuffix(".json"): json.loads((base / name).read_text()) if (base / name).exists() else {}
-        for name in names
-    }
-    change(documents)
-    for name, document in documents.items():
-        if document:
-            (folder / f"{name}.json").write_text(json.dumps(document))
-    return folder
-
-
-def put(document: str, *place: str | int, value: Any) -> Change:
-    def change(documents: dict[str, Document]) -> None:
-        target: Any = documents[document]
-        for key in place[:-1]:
-            target = target[key]
-        target[place[-1]] = value
-
-    return change
-
-
-def config(**keys: Any) -> Change:
-    return lambda documents: documents["tokenizer_config"].update(keys)
-
-
-def tokenizer(**keys: Any) -> Change:
-    return lambda documents: documents["tokenizer"].update(keys)
-
-
-def normalizer(**keys: Any) -> Change:
-    return lambda documents: documents["tokenizer"]["normalizer"].update(keys)
-
-
-def both(*changes: Change) -> Change:
-    def change(documents: dict[str, Document]) -> None:
-        for each in changes:
-            each(documents)
-
-    return change
-
-
-def token(content: str, id_: int, **flags: Any) -> Document:
-    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return {"id": id_, "content": content, **plain, **flags}
-
-
-def add(content: str, **flags: Any) -> Change:
-    """One more added token in tokenizer.json, behind the vocabulary."""
-
-    def change(documents: dict[str, Document]) -> None:
-        file = documents["tokenizer"]
-        file["added_tokens"].append(token(content, len(file["model"]["vocab"]), **flags))
-
-    return change
-
-
-def list_added(**more: Document) -> Change:
-    """The file's added tokens in tokenizer_config.json, as transformers 4 wrote them, and more."""
-
-    def change(documents: dict[str, Document]) -> None:
-        listed = {
-            str(t["id"]): {k: v for k, v in t.items() if k != "id"} for t in documents["tokenizer"]["added_tokens"]
-        }
-        documents["tokenizer_config"]["added_tokens_decoder"] = listed | more
-
-    return change
-
-
-def rename(old: str, new: str) -> Change:
-    """A special token by another name, everywhere in tokenizer.json."""
-
-    def change(documents: dict[str, Document]) -> None:
-        documents["tokenizer"] = json.loads(
-            json.dumps(documents["tokenizer"]).replace(json.dumps(old), json.dumps(new))
-        )
-
-    return change
+SAME = (TEXTS, PAIRS, LENGTHS, 2)
 
 
 def bert_processing(documents: dict[str, Document]) -> None:
@@ -165,27 +74,23 @@ def without_type(documents: dict[str, Document]) -> None:
     documents["tokenizer"]["model"].pop("type")
 
 
-def forget(*names: str) -> Change:
-    return lambda documents: documents.update({name: {} for name in names})
-
-
 ALL = ["input_ids", "token_type_ids", "attention_mask"]
 FOLLOWED: dict[str, Change] = {
     "as it is": lambda documents: None,
     "only tokenizer.json": forget("tokenizer_config", "special_tokens_map"),
     "no special_tokens_map": forget("special_tokens_map"),
-    "truncation stored": tokenizer(
+    "truncation stored": written(
         truncation={"direction": "Right", "max_length": 7, "strategy": "OnlyFirst", "stride": 2}
     ),
-    "truncation stored on the left": tokenizer(
+    "truncation stored on the left": written(
         truncation={"direction": "Left", "max_length": 7, "strategy": "LongestFirst", "stride": 0}
     ),
     "truncation_side left": config(truncation_side="left"),
     "truncation_side right over a stored left": both(
         config(truncation_side="right"),
-        tokenizer(truncation={"direction": "Left", "max_length": 7, "strategy": "LongestFirst", "stride": 0}),
+        written(truncation={"direction": "Left", "max_length": 7, "strategy": "LongestFirst", "stride": 0}),
     ),
-    "padding stored": tokenizer(
+    "padding stored": written(
         padding={
             "strategy": {"Fixed": 20},
             "direction": "Right",
@@ -196,7 +101,7 @@ FOLLOWED: dict[str, Change] = {
         }
     ),
     "model_max_length 4": config(model_max_length=4),
-    "no truncation or padding stored": tokenizer(truncation=None, padding=None),
+    "no truncation or padding stored": written(truncation=None, padding=None),
     "cased in both": both(config(do_lower_case=False), normalizer(lowercase=False)),
     "accents kept in both": both(config(strip_accents=False), normalizer(strip_accents=False)),
     "accents stripped, said so in one": normalizer(strip_accents=True),
@@ -210,13 +115,13 @@ FOLLOWED: dict[str, Change] = {
         config(tokenizer_class="PreTrainedTokenizerFast", model_input_names=ALL), normalizer(lowercase=False)
     ),
     "as written, no normalizer": both(
-        config(tokenizer_class="TokenizersBackend", model_input_names=ALL), tokenizer(normalizer=None)
+        config(tokenizer_class="TokenizersBackend", model_input_names=ALL), written(normalizer=None)
     ),
     "model_input_names": config(model_input_names=ALL),
     "BertProcessing": bert_processing,
     "model without its type": without_type,
-    "other decoder": tokenizer(decoder=None),
-    "no added tokens in the file": tokenizer(added_tokens=[]),
+    "other decoder": written(decoder=None),
+    "no added tokens in the file": written(added_tokens=[]),
     "added tokens listed": list_added(),
     "one more added token": add("[NEW]"),
     "one more ordinary token": add("Qqnew", special=False, normalized=True, single_word=True),
@@ -232,6 +137,7 @@ FOLLOWED: dict[str, Change] = {
     ),
     "cls with flags": put("special_tokens_map", "cls_token", value={**token("[CLS]", 0, lstrip=True), "id": None}),
     "bos and eos": config(bos_token="[CLS]", eos_token="[SEP]"),
+    "bos and eos behind the vocabulary": config(eos_token="[MASK]", bos_token="<s>"),
     "never_split": config(never_split=["new"], do_basic_tokenize=False),
 }
 REFUSED: dict[str, tuple[Change, str]] = {
@@ -250,15 +156,15 @@ REFUSED: dict[str, tuple[Change, str]] = {
         "normalizer.handle_chinese_chars is True: expected False",
     ),
     "clean_text": (normalizer(clean_text=False), "normalizer.clean_text is False: expected True"),
-    "normalizer null": (tokenizer(normalizer=None), "normalizer.type is None: expected 'BertNormalizer'"),
-    "normalizer other": (tokenizer(normalizer={"type": "Lowercase"}), "normalizer.type is 'Lowercase'"),
-    "pre_tokenizer null": (tokenizer(pre_tokenizer=None), "pre_tokenizer.type is None: expected 'BertPreTokenizer'"),
+    "normalizer null": (written(normalizer=None), "normalizer.type is None: expected 'BertNormalizer'"),
+    "normalizer other": (written(normalizer={"type": "Lowercase"}), "normalizer.type is 'Lowercase'"),
+    "pre_tokenizer null": (written(pre_tokenizer=None), "pre_tokenizer.type is None: expected 'BertPreTokenizer'"),
     "post_processor null": (
-        tokenizer(post_processor=None),
+        written(post_processor=None),
         r"post_processor.single is None: expected \[\(\d+, 0\), \('A', 0\), \(\d+, 0\)\]",
     ),
     "post_processor null, as written": (
-        both(tokenizer(post_processor=None), config(tokenizer_class="PreTrainedTokenizerFast", model_input_names=ALL)),
+        both(written(post_processor=None), config(tokenizer_class="PreTrainedTokenizerFast", model_input_names=ALL)),
         r"adds no special tokens to a text: expected \[CLS\] and \[SEP\]",
     ),
     "pairs of one type": (
@@ -295,7 +201,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "truncation_side unknown": (config(truncation_side="middle"), "truncation_side"),
     "padding_side": (config(padding_side="left"), "padding_side of its tokeniser is 'left': expected 'right'"),
     "padding stored on the left": (
-        tokenizer(
+        written(
             padding={
                 "strategy": "BatchLongest",
                 "direction": "Left",
@@ -313,7 +219,15 @@ REFUSED: dict[str, tuple[Change, str]] = {
         config(tokenizer_class="PreTrainedTokenizerFast"),
         "model_input_names is not there: expected token_type_ids",
     ),
-    "tokenizer_class": (config(tokenizer_class="RobertaTokenizer"), "tokenizer_class is 'RobertaTokenizer': expected"),
+    "tokenizer_class": (config(tokenizer_class="XLNetTokenizer"), "tokenizer_class is 'XLNetTokenizer': expected"),
+    "tokenizer_class of another family": (
+        config(tokenizer_class="RobertaTokenizer", model_input_names=ALL),
+        "model.type is 'WordPiece': expected 'BPE'",
+    ),
+    "tokenizer_class without types": (
+        config(tokenizer_class="DistilBertTokenizer"),
+        "model_input_names is not there: expected token_type_ids among them, which DistilBertTokenizer leaves out",
+    ),
     "tokenizer_class no name": (config(tokenizer_class=7), "tokenizer_class is 7: expected a name"),
     "auto_map": (config(auto_map={"AutoTokenizer": ["mine.Mine", None]}), "expected a tokeniser without code"),
     "fast_tokenizer_files": (config(fast_tokenizer_files=["tokenizer.4.0.0.json"]), "fast_tokenizer_files of its"),
@@ -326,9 +240,9 @@ FETCHED = [pytest.param(name, marks=pytest.mark.weights) for name in ("minilm", 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_model(tmp_path_factory.mktemp("base") / "made", config=CONFIG)
-    written = json.loads((folder / "tokenizer.json").read_text())
-    written["added_tokens"] = [token(word, id_) for id_, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])]
-    (folder / "tokenizer.json").write_text(json.dumps(written))
+    document = json.loads((folder / "tokenizer.json").read_text())
+    document["added_tokens"] = [token(word, id_) for id_, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])]
+    (folder / "tokenizer.json").write_text(json.dumps(document))
     return folder
 
 
@@ -336,7 +250,29 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("base", ["made", *FETCHED])
 def test_ids_and_types_are_those_of_transformers(made: Path, tmp_path: Path, base: str, name: str) -> None:
     folder = made if base == "made" else cache_dir() / base
-    assert_same(changed(folder, tmp_path / "model", FOLLOWED[name]))
+    assert_same(changed(folder, tmp_path / "model", FOLLOWED[name]), *SAME)
+
+
+DISTILBERT: dict[str, Change] = {
+    "no class": lambda documents: None,
+    "its class": config(tokenizer_class="DistilBertTokenizer"),
+    "its fast class": config(tokenizer_class="DistilBertTokenizerFast", do_lower_case=True),
+    "BERT's class": config(tokenizer_class="BertTokenizer", model_input_names=["input_ids", "attention_mask"]),
+    "pairs of one type": put("tokenizer", "post_processor", "pair", 3, "Sequence", "type_id", value=0),
+    "as written": config(tokenizer_class="PreTrainedTokenizerFast"),
+}
+
+
+@pytest.mark.parametrize("name", DISTILBERT)
+def test_distilbert_has_the_ids_of_transformers(made: Path, tmp_path: Path, name: str) -> None:
+    change = both(put("config", "model_type", value="distilbert"), DISTILBERT[name])
+    assert_same(changed(made, tmp_path / "model", change), TEXTS, PAIRS, LENGTHS, 0)
+
+
+def test_types_that_distilberts_tokeniser_does_not_give_are_zero(made: Path, tmp_path: Path) -> None:
+    change = both(put("config", "model_type", value="distilbert"), config(tokenizer_class="DistilBertTokenizer"))
+    tokenizer = load_tokenizer(changed(made, tmp_path / "model", change), 9, token_types=0)
+    assert set(tokenizer.encode("a film", "a song").type_ids) == {0}
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -352,7 +288,7 @@ def test_what_the_sentence_advises_mends_the_folder(made: Path, tmp_path: Path, 
     with pytest.raises(SoRAError) as caught:
         load_tokenizer(folder, 16)
     obey(str(caught.value), folder)
-    assert_same(folder)
+    assert_same(folder, *SAME)
 
 
 @pytest.mark.parametrize("words", [["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "good", "film", "##s"]])
@@ -364,11 +300,5 @@ def test_what_the_sentence_advises_makes_a_tokeniser_of_a_vocabulary(
     with pytest.raises(SoRAError, match=r"only vocab\.txt") as caught:
         load_tokenizer(folder, 16)
     obey(str(caught.value), folder)
-    assert_same(folder)
+    assert_same(folder, *SAME)
     assert load_tokenizer(folder, 16).encode("good films").ids == [2, 6, 7, 8, 3]
-
-
-def obey(sentence: str, folder: Path) -> None:
-    """Do what a sentence says."""
-    code = sentence.partition('python -c "')[2].removesuffix('"')
-    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
