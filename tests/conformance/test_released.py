@@ -7,9 +7,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from sampling import sample
 
 from sora_ref.conformance import Report, check_adapter
 
+FEW = 12  # examples a check, which are enough here; users draw 50
 ADAPTERS = Path(__file__).resolve().parents[2] / "docs/examples/adapters"
 
 # The checks that the released code fails where it is taken for the paper's rule, and the departure that each one shows.
@@ -60,9 +62,14 @@ def found(report: Report, status: str) -> set[str]:
     return {each.check.id for each in report.outcomes if each.status == status}
 
 
-@pytest.mark.parametrize(("dtype", "seed"), [("float64", 0), ("float32", 1)])
-def test_the_released_code_is_refused_for_what_it_does_otherwise_and_for_nothing_else(dtype: str, seed: int) -> None:
-    report = check_adapter(example("released").Released, dtype=dtype, seed=seed)
+DRAWS = sample([("float64", 0, FEW), ("float64", 0, 50), ("float32", 1, 50)], ("float64", 0, FEW))
+
+
+@pytest.mark.parametrize(("dtype", "seed", "examples"), DRAWS)
+def test_the_released_code_is_refused_for_what_it_does_otherwise_and_for_nothing_else(
+    dtype: str, seed: int, examples: int
+) -> None:
+    report = check_adapter(example("released").Released, dtype=dtype, seed=seed, max_examples=examples)
     assert found(report, "failed") == set(DEPARTURES)
     needs = {each.check.id for each in report.outcomes if each.status == "skipped" and each.reason.startswith("needs ")}
     assert needs == MISSING
@@ -77,9 +84,9 @@ def test_its_rule_is_recognised() -> None:
     assert "released" in likely["SORA-COUNT-2"]
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_declared_its_rule_is_verified_and_still_called_a_deviation(dtype: str) -> None:
-    report = check_adapter(example("released").Declared, dtype=dtype)
+@pytest.mark.parametrize(("dtype", "seed", "examples"), DRAWS)
+def test_declared_its_rule_is_verified_and_still_called_a_deviation(dtype: str, seed: int, examples: int) -> None:
+    report = check_adapter(example("released").Declared, dtype=dtype, seed=seed, max_examples=examples)
     assert found(report, "failed") == UNDECLARED
     by_rule = set(DEPARTURES) - UNDECLARED - {"SORA-STEP-4"}  # Adam's steps do not show how gradients were scaled
     assert by_rule <= found(report, "deviates")

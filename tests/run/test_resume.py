@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sampling import sample
 from tiny_run import (
     EPOCH,
     SCHEDULE,
@@ -143,7 +144,7 @@ def stopped(run: Path, keys: Keys, after: int = 4) -> Path:
     return run
 
 
-@pytest.mark.parametrize("step", range(1, STEPS + 1))
+@pytest.mark.parametrize("step", sample(range(1, STEPS + 1), 2, 5, STEPS))
 def test_run_killed_in_any_step_and_resumed_ends_with_the_same_bits_and_logs(
     keys: Keys, whole: dict[str, Any], tmp_path: Path, step: int
 ) -> None:
@@ -164,7 +165,7 @@ def test_run_killed_before_it_removed_an_old_checkpoint_ends_with_the_files_of_a
     assert tree(tmp_path / "run").keys() == whole
 
 
-@pytest.mark.parametrize("step", [2, 6, 7, 11, 15])
+@pytest.mark.parametrize("step", sample([2, 6, 7, 11, 15], 7, 15))
 def test_sparsifying_run_killed_in_any_stage_and_resumed_ends_with_the_same_bits_and_logs(
     scheduled: Keys, whole_schedule: dict[str, Any], tmp_path: Path, step: int
 ) -> None:
@@ -197,9 +198,16 @@ def test_film_shows_every_kind_of_change(film: tuple[Path, list[str]]) -> None:
     }
 
 
-@pytest.mark.parametrize("torn", [False, True], ids=["before", "half-way"])
+@pytest.mark.parametrize(
+    ("torn", "every"), sample([(False, 6), (False, 1), (True, 8), (True, 2)], (False, 6), (True, 8))
+)
 def test_sparsifying_run_killed_at_any_change_of_the_disk_and_resumed_ends_with_the_same_bits_and_logs(
-    scheduled: Keys, whole_schedule: dict[str, Any], film: tuple[Path, list[str]], tmp_path: Path, torn: bool
+    scheduled: Keys,
+    whole_schedule: dict[str, Any],
+    film: tuple[Path, list[str]],
+    tmp_path: Path,
+    torn: bool,
+    every: int,
 ) -> None:
     """Every replaced file, appended line and removed checkpoint; a plain run is stage 0 of this.
 
@@ -207,7 +215,7 @@ def test_sparsifying_run_killed_at_any_change_of_the_disk_and_resumed_ends_with_
     """
     folder, calls = film
     kills = [(n, call) for n, call in enumerate(calls, 1) if not torn or call.startswith("append")]
-    for n, call in kills[:: 2 if torn else 1]:
+    for n, call in kills[::every]:
         run = copy_run(folder / (f"{n}-torn" if torn else str(n)), tmp_path / str(n))
         run_once(run, scheduled, resume="if-any")
         assert outcome(run) == whole_schedule, f"killed at {call}, call {n}"
