@@ -10,6 +10,7 @@ from pathlib import Path
 
 from docutils import nodes
 from math_core import LatexToMathML
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
 
@@ -75,6 +76,24 @@ def link_clauses(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             text.parent.replace(text, list(linked(text.astext(), app.builder.get_relative_uri(docname, "spec"))))
 
 
+def link_sources(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Lead from a clause to its function and its law within the book; in the repository these links are files."""
+    if docname != "spec":
+        return
+    known = app.env.get_domain("py").data["objects"]
+    for node in list(doctree.findall(addnodes.download_reference)):
+        target, text = node["reftarget"].removeprefix("../"), node.astext()
+        if target.startswith("tests/"):
+            page, place = "laws", text.replace(" ", "-")
+        else:
+            module = target.removesuffix(".py").replace("/", ".")
+            names = [f"{owner}.{text}" for owner in ("sora_ref", module.rpartition(".")[0], module)]
+            place = next((name for name in names if name in known), "")
+            page = "api" if place else f"_modules/{target.removesuffix('.py')}"
+        uri = app.builder.get_relative_uri(docname, page)
+        node.replace_self(nodes.reference("", "", *node.children, refuri=f"{uri}#{place}" if place else uri))
+
+
 def linked(text: str, spec: str) -> Iterator[nodes.Node]:
     """The text in pieces, each clause's id a reference into the page `spec`."""
     end = 0
@@ -112,4 +131,5 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", restructure)
     app.connect("autodoc-process-signature", short_aliases)
     app.connect("doctree-resolved", link_clauses)
+    app.connect("doctree-resolved", link_sources)
     app.connect("sphinx-click-process-options", plain_defaults)

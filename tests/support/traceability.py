@@ -1,7 +1,8 @@
 """From a clause to its source, its functions, its tests and the strength of its evidence, all read from the files.
 
 A clause is an item of docs/spec.md that begins with its id in bold.  A function belongs to it when its docstring cites
-the id; a test when one of the five marks of evidence names the id: `@pytest.mark.exact("SORA-PROX-1")`.
+the id; a test when one of the five marks of evidence names the id: `@pytest.mark.exact("SORA-PROX-1")`.  Of these the
+clause links one each: the function that does what it says, and its law, the test that states it.
 """
 
 from __future__ import annotations
@@ -15,16 +16,23 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 STRENGTHS = ("proved", "exact", "bounded", "independent", "measured")
 ID = re.compile(r"SORA-[A-Z]+-\d+")
+_FUNCTION = re.compile(r"\*Function:\* \[`(?P<name>[\w.]+)`\]\(\.\./sora_ref/(?P<module>[\w/]+)\.py\)")
+_LAW = re.compile(r"\*Law:\* \[(?P<law>[a-z0-9 ]+)\]\(\.\./(?P<file>tests/[\w/]+\.py)\)")
 _ITEM = re.compile(r"^- \*\*(?P<ids>SORA-[A-Z]+-\d+)\.\*\*(?P<text>.*(?:\n(?:  .*)?)*)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Clause:
-    """One clause as docs/spec.md has it; `source` is what follows *Source:*, empty where that is missing."""
+    """One clause as docs/spec.md has it; `source` is what follows *Source:*, empty where that is missing.
+
+    function, law: as `functions` and `evidence` call what the clause links, empty where it links none.
+    """
 
     id: str
     statement: str
     source: str
+    function: str = ""
+    law: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,15 @@ def clauses(text: str | None = None) -> dict[str, Clause]:
         statement, _, source = body.partition("*Source:*")
         if item["ids"] in found:
             raise ValueError(f"clause {item['ids']} stands twice")
-        found[item["ids"]] = Clause(item["ids"], statement.strip(), source.partition("*Deviation")[0].strip())
+        source = re.split(r"\*(?:Deviation|Function)", source)[0].strip()
+        function, law = _FUNCTION.search(body), _LAW.search(body)
+        found[item["ids"]] = Clause(
+            item["ids"],
+            statement.strip(),
+            source,
+            "" if function is None else f"{function['module'].replace('/', '.')}.{function['name']}",
+            "" if law is None else f"{law['file']}::test_{law['law'].replace(' ', '_')}",
+        )
     return found
 
 
@@ -80,12 +96,17 @@ def tests_of(clause: str, given: Sequence[Evidence]) -> dict[str, list[str]]:
 
 
 def lacks(clause: Clause, cited: Mapping[str, Sequence[str]], given: Sequence[Evidence]) -> list[str]:
-    """What this clause has not got: of its statement, its source, a function that cites it, a test that is marked."""
+    """What this clause has not got: statement, source, a function that cites it, a test that is marked, its law.
+
+    The function and the law are those that it links, and have to be among the functions and the tests.
+    """
+    tests = tests_of(clause.id, given)
     parts = {
         "statement": clause.statement,
         "source": clause.source,
-        "function": cited.get(clause.id),
-        "test": tests_of(clause.id, given),
+        "function": clause.function in cited.get(clause.id, ()),
+        "test": tests,
+        "law": any(clause.law in named for named in tests.values()),
     }
     return [name for name, part in parts.items() if not part]
 
@@ -102,16 +123,48 @@ def counts() -> dict[str, int]:
 
 
 def table() -> str:
-    """The traceability table in Markdown: a row a clause, its strongest evidence, and how many tests there are."""
+    """The traceability table in Markdown: a row a clause, its law, its strongest evidence, how many tests there are."""
     cited, marked = functions(), evidence()
-    lines = ["| clause | source | functions | strongest | tests |", "|---|---|---|---|---|"]
+    lines = ["| clause | source | functions | law | strongest | tests |", "|---|---|---|---|---|---|"]
     for clause in clauses().values():
         names = ", ".join(f"`{name}`" for name in cited.get(clause.id, ()))
         found = tests_of(clause.id, marked)
         numbers = ", ".join(f"{len(tests)} {strength}" for strength, tests in found.items())
-        cells = (clause.id, clause.source.removesuffix("."), names, next(iter(found), "none"), numbers)
+        law = law_of(clause.law)
+        cells = (clause.id, clause.source.removesuffix("."), names, law, next(iter(found), "none"), numbers)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def law_of(test: str) -> str:
+    """The law that a test is named after."""
+    return test.partition("::test_")[2].replace("_", " ")
+
+
+def laws() -> str:
+    """Each law that a clause links, in Markdown: whose it is, where it stands, and its text."""
+    by_law: dict[str, list[str]] = {}
+    for clause in clauses().values():
+        by_law.setdefault(clause.law, []).append(clause.id)
+    return "\n\n".join(
+        f'<a id="{anchor(test)}"></a>**{law_of(test)}** ({", ".join(ids)}; `{test.partition("::")[0]}`)\n\n'
+        f"```python\n{_text_of(test)}\n```"
+        for test, ids in by_law.items()
+    )
+
+
+def anchor(test: str) -> str:
+    """Where the page of laws has this test."""
+    return test.partition("::test_")[2].replace("_", "-")
+
+
+def _text_of(test: str) -> str:
+    """A test function as it is written, decorators included."""
+    file, _, name = test.partition("::")
+    text = _read(file)
+    (node,) = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef) and n.name == name]
+    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+    return "\n".join(text.splitlines()[first - 1 : node.end_lineno])
 
 
 def listing() -> str:
