@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,6 +76,17 @@ def test_every_array_function_says_its_errors_or_has_none() -> None:
                 if refuses and "SoRAError" not in (ast.get_docstring(node) or ""):
                     silent.append(f"{path.stem}.{node.name}")
     assert silent == []
+
+
+def test_the_readme_shows_what_it_says() -> None:
+    (code,) = re.findall("```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    given: dict[str, Any] = {}
+    exec(code, given)
+    assert given["kept"] == (0,)
+    assert given["smaller"].rank == 1
+    assert not given["grads"].dA[1].any()
+    assert given["grads"].dg[1] != 0
+    assert given["adapter"].g[1] != 0
 
 
 def test_types_are_shipped() -> None:
