@@ -120,7 +120,7 @@ def test_a_run_that_goes_on_otherwise_is_found(ground: Ground, monkeypatch: pyte
     shutil.copytree(ground.wholes["train"].folder, out)
     (out / "summary.json").unlink()
     max(out.glob("checkpoints/step-*")).unlink()
-    monkeypatch.setattr("sora_ref.run.training.cut_logs", lambda *_: None)
+    monkeypatch.setattr("sora_ref.run.starting.cut_logs", lambda *_: None)
     assert "metrics.jsonl" in finish_run(ground, "train", out)
 
 

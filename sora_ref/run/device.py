@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from sora_ref import backends
 from sora_ref.backends import Array, Backend
@@ -11,6 +12,31 @@ from sora_ref.kernels import Kernels
 from sora_ref.models import MODEL_SPEC, ModelOps
 from sora_ref.preconditions import require
 from sora_ref.run.config import Config
+
+
+class Work(NamedTuple):
+    """How the rows of a batch are split into microbatches, and among how many threads.
+
+    workers: threads, one per available core where 0.  shared: whether microbatches are to be shared out evenly.
+    training_tokens, evaluation_tokens: the most tokens of a microbatch, padding included.
+    """
+
+    workers: int
+    shared: bool
+    training_tokens: int
+    evaluation_tokens: int
+
+
+def work_of(config: Config, backend: Backend) -> Work:
+    """On a processor, microbatches that suit its cache, shared among the configuration's workers.
+
+    On an asynchronous device (GPU), one thread launches, and microbatches are large.  train.microbatch_tokens overrules
+    those of training.
+    """
+    tokens = config.train.microbatch_tokens
+    if backend.synchronous:
+        return Work(config.workers, shared=True, training_tokens=tokens or 512, evaluation_tokens=1024)
+    return Work(workers=1, shared=False, training_tokens=tokens or 16_384, evaluation_tokens=65_536)
 
 
 def get_backend(name: str) -> Backend:

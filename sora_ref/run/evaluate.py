@@ -12,8 +12,6 @@ from sora_ref.run.setup import Params, Setup
 from sora_ref.run.text import Encoded, encode, microbatches, pad
 from sora_ref.run.workers import worker_pool
 
-_TOKENS, _ON_DEVICE = 1024, 65_536  # of an evaluation microbatch, on the host and on a GPU
-
 
 def predict_logits(setup: Setup, trained: Params, encoded: Encoded) -> np.ndarray:
     """Logits (n, outputs) on the host, in the order of the examples; no dropout.
@@ -29,9 +27,9 @@ def predict_logits(setup: Setup, trained: Params, encoded: Encoded) -> np.ndarra
         out = classifier_logits(setup.model, params, batch, scales=setup.scales, ops=ops)
         logits[rows] = setup.backend.to_host(out)
 
-    tokens = _TOKENS if setup.backend.synchronous else _ON_DEVICE
-    parts = microbatches(encoded.lengths, np.arange(len(encoded.ids)), tokens, shared=setup.backend.synchronous)
-    with worker_pool(setup.workers) as parallel_map:
+    work, rows = setup.work, np.arange(len(encoded.ids))
+    parts = microbatches(encoded.lengths, rows, work.evaluation_tokens, shared=work.shared)
+    with worker_pool(work.workers) as parallel_map:
         ops = setup.folded(setup.forward_ops, trained, parallel_map)
         for _ in parallel_map(evaluate_rows, parts):
             pass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,10 @@ from sora_ref.preconditions import require
 from sora_ref.run.base_model import model_folder
 from sora_ref.run.config import Config
 from sora_ref.run.data import Labels
-from sora_ref.run.device import get_backend, operations
+from sora_ref.run.device import Work, get_backend, operations, work_of
 from sora_ref.run.say import Say
 from sora_ref.run.tokens import load_tokenizer
+from sora_ref.run.workers import ParallelMap
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -52,14 +53,9 @@ class Setup:
     tokenizer: Tokenizer
 
     @property
-    def workers(self) -> int:
-        """Threads that share the work: the configuration's; one for an asynchronous device (GPU)."""
-        return self.config.workers if self.backend.synchronous else 1
-
-    @property
-    def microbatch_tokens(self) -> int:
-        """Tokens of a microbatch in training: the configuration's; by default what suits the cache, or a GPU."""
-        return self.config.train.microbatch_tokens or (512 if self.backend.synchronous else 16_384)
+    def work(self) -> Work:
+        """How batches are split, and among how many threads."""
+        return work_of(self.config, self.backend)
 
     def all_params(self, trained: Params) -> Params:
         """Frozen and trained parameters together; the trained win."""
@@ -70,7 +66,7 @@ class Setup:
         params = self.all_params(trained)
         return {module: unpack(params, module, s) for module, s in self.scales.items()}
 
-    def folded(self, ops: ModelOps, trained: Params, parallel_map: Callable[..., Any] = map) -> ModelOps:
+    def folded(self, ops: ModelOps, trained: Params, parallel_map: ParallelMap = map) -> ModelOps:
         """These operations for these very parameters, the adapters folded into the weights where the kernels can."""
         if self.kernels.fold is None:
             return ops

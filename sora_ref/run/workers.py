@@ -13,7 +13,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-ParallelMap = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]  # map, in the order of the items
+ParallelMap = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]  # results in the order of the items
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
 _MIB = 2**20

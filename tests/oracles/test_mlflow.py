@@ -39,7 +39,7 @@ def test_mlflow_has_every_step_once_with_the_parameters_and_the_end(
     keys = make_keys(tmp_path / "own") | {"train.loggers": ["mlflow"], "train.log_every": 1}
     run = tmp_path / "run"
 
-    from sora_ref.run.loop import Run
+    from sora_ref.run.active import Run
 
     save = Run.save
 

@@ -31,7 +31,7 @@ from tiny_run import (
 )
 
 from sora_ref.errors import SoRAError
-from sora_ref.run import loop
+from sora_ref.run import loop, watch
 from sora_ref.run.checkpoint import Position, checkpoint_path, checkpoints, read_checkpoint
 from sora_ref.run.inspect import inspect_path
 from sora_ref.run.progress import scored, steps_in_all, stops_early
@@ -49,7 +49,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
 @contextmanager
 def scores(*given: float) -> Iterator[None]:
     """The accuracies of the evaluations in training, by their epochs."""
-    real = loop.score
+    real = watch.score
 
     def score(labels: Any, logits: Any, expected: Any) -> dict[str, float]:
         return real(labels, logits, expected) | {"accuracy": given[len(calls)]}
@@ -60,10 +60,10 @@ def scores(*given: float) -> Iterator[None]:
         calls[:] = [0] * ((position.step + EPOCH - 1) // EPOCH - 1)
         return evaluate(run, state, position, stage)
 
-    evaluate = loop._evaluate
+    evaluate = loop.validate
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "score", score)
-        patch.setattr(loop, "_evaluate", counted)
+        patch.setattr(watch, "score", score)
+        patch.setattr(loop, "validate", counted)
         yield
 
 

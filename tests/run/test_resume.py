@@ -32,7 +32,7 @@ from tiny_run import (
 )
 
 from sora_ref.errors import SoRAError
-from sora_ref.run import loop
+from sora_ref.run import active, loop
 from sora_ref.run.checkpoint import checkpoint_path, checkpoints, read_checkpoint
 from sora_ref.run.interrupt import Interrupted, stop_requested
 from sora_ref.run.versions import changed, versions
@@ -95,7 +95,7 @@ def filmed(run: Path, film: Path) -> Iterator[list[str]]:
     A line is also filmed half-written.  Yields what was called; call n is in `film`/n, its torn form in `film`/n-torn.
     """
     calls: list[str] = []
-    real_replace, real_append, real_unlink = os.replace, loop.append_lines, Path.unlink
+    real_replace, real_append, real_unlink = os.replace, active.append_lines, Path.unlink
 
     def shoot(name: str) -> Path:
         calls.append(name)
@@ -119,7 +119,7 @@ def filmed(run: Path, film: Path) -> Iterator[list[str]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.replace", replace)
-        patch.setattr(loop, "append_lines", append)
+        patch.setattr(active, "append_lines", append)
         patch.setattr("pathlib.Path.unlink", unlink)
         yield calls
 

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 from tiny_run import flags, last, make_keys, outcome, run_once, tree
 
-from sora_ref.run import training as train_module
-from sora_ref.run import workers
+from sora_ref.run import starting, workers
 from sora_ref.run.interrupt import SIGNALS, Ended, Interrupted, stop_requested
 from sora_ref.run.workers import worker_pool
 from sora_ref.storage.files import write_text
@@ -74,14 +73,14 @@ def test_training_process_that_is_ended_writes_the_checkpoint_and_exits_with_the
 def test_signal_while_the_run_directory_is_begun_leaves_a_run_to_go_on_with(
     keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, place: str
 ) -> None:
-    real = getattr(train_module, place)
+    real = getattr(starting, place)
 
     def asked(*arguments: Any) -> Any:
         signal.raise_signal(number)
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, place, asked)
+        patch.setattr(starting, place, asked)
         with pytest.raises(Interrupted) as caught:
             run_once(tmp_path / "run", keys)
     assert caught.value.number == number

@@ -14,7 +14,7 @@ from tiny_run import flags as as_flags
 
 from sora_ref import count_parameters
 from sora_ref.errors import SoRAError
-from sora_ref.run import evaluate, loop, training
+from sora_ref.run import course, evaluate, gradients, loop, stages
 from sora_ref.run.checkpoint import read_checkpoint
 from sora_ref.run.evaluate import predict_logits, score
 from sora_ref.run.summary import summary_lines
@@ -74,14 +74,14 @@ def test_later_stages_may_be_longer_than_the_first(keys: Keys, tmp_path: Path) -
 
 def test_every_stage_sees_the_examples_in_orders_of_its_own(keys: Keys, tmp_path: Path) -> None:
     seen: list[int] = []
-    real = loop.epoch_batches
+    real = course.epoch_batches
 
     def spy(lengths: Any, batch: int, pool: int, seed: int, epoch: int) -> Any:
         seen.append(epoch)
         return real(lengths, batch, pool, seed, epoch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "epoch_batches", spy)
+        patch.setattr(course, "epoch_batches", spy)
         run_once(tmp_path / "run", keys, train__epochs=2, schedule__epochs=3)
     assert seen == list(range(2 + 3 + 3))
 
@@ -141,7 +141,7 @@ def test_percentages_are_undefined_where_stage_0_is_zero(
     keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = evaluate.score
-    monkeypatch.setattr(training, "score", lambda *args: dict.fromkeys(real(*args), 0.0))
+    monkeypatch.setattr(stages, "score", lambda *args: dict.fromkeys(real(*args), 0.0))
     summary = run_once(tmp_path / "run", keys, schedule__stages=2)
     for stage in summary["stages"]:
         assert stage["memorization_percent"] is None
@@ -156,8 +156,8 @@ def test_performance_that_is_undefined_is_said_to_be(
     keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A correlation with constant predictions: null in the files, said in words, and no percentage of it."""
-    real = training.score
-    monkeypatch.setattr(training, "score", lambda *args: dict.fromkeys(real(*args), float("nan")))
+    real = stages.score
+    monkeypatch.setattr(stages, "score", lambda *args: dict.fromkeys(real(*args), float("nan")))
     summary = run_once(tmp_path / "run", keys, schedule__stages=2)
     text = "".join(summary_lines(summary))
     assert text.count("memorization undefined (undefined), generalization undefined (undefined)") == 2
@@ -221,12 +221,12 @@ def test_dropout_draws_anew_in_every_step_of_every_stage(
     keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: set[int] = set()
-    real = loop.Dropout
+    real = gradients.Dropout
 
     def spy(**options: Any) -> Any:
         steps.add(options["step"])
         return real(**options)
 
-    monkeypatch.setattr(loop, "Dropout", spy)
+    monkeypatch.setattr(gradients, "Dropout", spy)
     run_once(tmp_path / "run", keys, schedule__stages=2)
     assert steps == set(range(1, last(tmp_path / "run").position.step + 1))

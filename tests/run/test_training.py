@@ -33,13 +33,13 @@ from tiny_run import (
     write_task,
 )
 
-from sora_ref import GATE_RULES, initial_state
+from sora_ref import GATE_RULES
 from sora_ref.errors import SoRAError
 from sora_ref.models.bert import BERT
-from sora_ref.run import loop
 from sora_ref.run import training as module
 from sora_ref.run.config import load_config
 from sora_ref.run.data import Example, Labels, Task
+from sora_ref.run.gradients import loss_and_gradients
 from sora_ref.run.initial import initial_params
 from sora_ref.run.setup import make_setup
 from sora_ref.run.tasks import read_task
@@ -176,14 +176,13 @@ def test_gradients_do_not_depend_on_the_budget_of_microbatches_beyond_rounding(
         )
         task = read_task(config)
         setup = make_setup(config, Labels(task.kind, task.labels, task.metrics))
-        data = {"train": encode(task.splits["train"], setup.tokenizer, setup.model.config)}
-        run = loop.Run(tmp_path, setup, task, data, "", quiet=True)
+        data = encode(task.splits["train"], setup.tokenizer, setup.model.config)
         rng = np.random.default_rng(0)
         params = {
             name: (value + 0.3 * rng.standard_normal(value.shape)).astype(dtype)
             for name, value in initial_params(setup).items()
         }
-        loss, grads = loop._loss_and_gradients(run, initial_state(params), np.arange(16), 3, map)
+        loss, grads = loss_and_gradients(setup, data, params, np.arange(16), 3, map)
         return {"loss": np.asarray(loss), **grads}
 
     whole = compute("float64", 10_000)
@@ -199,10 +198,9 @@ def test_loss_and_gradients_are_means_over_the_examples_of_the_batch(keys: Keys,
     task = read_task(config)
     setup = make_setup(config, Labels(task.kind, task.labels, task.metrics))
     once = encode(task.splits["train"][:1], setup.tokenizer, setup.model.config)
-    run = loop.Run(tmp_path, setup, task, {"train": once.take([0, 0, 0, 0])}, "", quiet=True)
-    state = initial_state(initial_params(setup))
-    loss, grads = loop._loss_and_gradients(run, state, np.arange(4), 1, map)
-    alone, single = loop._loss_and_gradients(run, state, np.arange(1), 1, map)
+    data, params = once.take([0, 0, 0, 0]), initial_params(setup)
+    loss, grads = loss_and_gradients(setup, data, params, np.arange(4), 1, map)
+    alone, single = loss_and_gradients(setup, data, params, np.arange(1), 1, map)
     assert loss == alone
     assert {name: grad.tobytes() for name, grad in grads.items()} == {n: g.tobytes() for n, g in single.items()}
 

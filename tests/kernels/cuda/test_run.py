@@ -19,7 +19,7 @@ from sora_ref.kernels import Kernels
 from sora_ref.kernels.cuda.operations import all_operations
 from sora_ref.models import MODEL_SPEC, Batch, Classifier, classifier_backward, classifier_forward
 from sora_ref.models.bert import BERT
-from sora_ref.run import loop
+from sora_ref.run import gradients, loop
 from sora_ref.run.data import Labels
 from sora_ref.run.setup import make_setup
 from sora_ref.run.ship import write_merged, write_peft, write_pruned
@@ -74,7 +74,7 @@ def test_the_host_waits_once_for_each_log_validation_and_checkpoint(
     counting = Counting(get("strict"))
     use(monkeypatch, counting.backend)
     waited = {"training": 0, "validation": 0, "other": 0}
-    for name, of in (("_evaluate", "validation"), ("train_stage", "all")):
+    for name, of in (("validate", "validation"), ("train_stage", "all")):
         real = getattr(loop, name)
 
         def counted(*args: Any, real: Any = real, of: str = of) -> Any:
@@ -84,7 +84,7 @@ def test_the_host_waits_once_for_each_log_validation_and_checkpoint(
             return result
 
         monkeypatch.setattr(loop, name, counted)
-        monkeypatch.setattr("sora_ref.run.training.train_stage", loop.train_stage)
+        monkeypatch.setattr("sora_ref.run.stages.train_stage", loop.train_stage)
     run_once(tmp_path / "run", keys, train__log_every=log_every, train__checkpoint_every=4, train__epochs=2)
     steps = 10
     logs = {step for step in range(1, steps + 1) if step % log_every == 0 or step == steps}
@@ -112,7 +112,7 @@ def test_a_loss_that_is_no_number_is_named_by_its_own_step_though_it_is_read_lat
     keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(monkeypatch, dataclasses.replace(get("numpy"), synchronous=False))
-    real, calls = loop.cross_entropy, 0
+    real, calls = gradients.cross_entropy, 0
 
     def breaks(logits: Any, labels: Any) -> Any:
         nonlocal calls
@@ -120,7 +120,7 @@ def test_a_loss_that_is_no_number_is_named_by_its_own_step_though_it_is_read_lat
         loss, dlogits = real(logits, labels)
         return (loss * np.float32("nan") if calls == 3 else loss), dlogits
 
-    monkeypatch.setattr(loop, "cross_entropy", breaks)
+    monkeypatch.setattr(gradients, "cross_entropy", breaks)
     with pytest.raises(SoRAError, match=r"the loss is nan at step 3: .* the last checkpoint is untouched"):
         run_once(tmp_path / "run", keys, train__log_every=5, train__checkpoint_every=5, train__microbatch_tokens=4000)
     assert calls == 5
@@ -241,13 +241,13 @@ def test_fp16_scales_gradients_by_a_power_of_two_and_takes_it_back_exactly(
     keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[float] = []
-    real = loop.classifier_backward
+    real = gradients.classifier_backward
 
     def sees(dlogits: Any, *others: Any) -> Any:
         seen.append(float(np.abs(dlogits).max()))
         return real(dlogits, *others)
 
-    monkeypatch.setattr(loop, "classifier_backward", sees)
+    monkeypatch.setattr(gradients, "classifier_backward", sees)
     plain = Kernels(precisions={"fp16": lambda frozen: {}})  # float32 by another name
     use(monkeypatch, get("numpy"), plain)
     for name, precision in (("fp16", "fp16"), ("fp32", "fp32")):
@@ -282,8 +282,8 @@ def test_fp32_is_the_dtype_and_one_thread_and_large_microbatches_suit_a_device(
     own = {key: value for key, value in keys.items() if key != "train.microbatch_tokens"}
     host = make_setup(make_config(own, precision="fp32", workers=3), LABELS)
     assert host.ops == MODEL_SPEC.replace(**kernels.get("numpy").training)
-    assert (host.workers, host.microbatch_tokens) == (3, 512)
+    assert host.work == (3, True, 512, 1024)
     use(monkeypatch, dataclasses.replace(get("numpy"), synchronous=False))
     device = make_setup(make_config(own, workers=3), LABELS)
-    assert (device.workers, device.microbatch_tokens) == (1, 16_384)
-    assert make_setup(make_config(keys), LABELS).microbatch_tokens == 40
+    assert device.work == (1, False, 16_384, 65_536)
+    assert make_setup(make_config(keys), LABELS).work.training_tokens == 40
