@@ -35,7 +35,7 @@ NARROWER = {"conformance": {"backends", "spec", "storage"}}
 HOMES = {
     "click": {"sora_ref.cli"},
     "cupy": {"sora_ref.backends", "sora_ref.kernels.cuda"},
-    "fcntl": {"sora_ref.storage.held"},
+    "fcntl": {"sora_ref.storage.flock"},
     "filelock": {"sora_ref.storage"},
     "huggingface_hub": {"sora_ref.run.hub"},
     "hypothesis": {"sora_ref.conformance", "sora_ref.cli.check"},

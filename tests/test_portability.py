@@ -24,7 +24,7 @@ from sora_ref.run.config import dump_config, load_config
 from sora_ref.run.hub import repository
 from sora_ref.run.keys import parse_override
 from sora_ref.run.workers import available_cores
-from sora_ref.storage import held
+from sora_ref.storage import flock
 from sora_ref.storage.files import write_bytes
 from sora_ref.storage.folder import write_folder
 from sora_ref.storage.lock import only_writer
@@ -104,7 +104,7 @@ def test_the_imitation_refuses_what_windows_refuses(tmp_path: Path, windows: Non
     with pytest.raises(PermissionError):
         os.open(tmp_path, os.O_RDONLY)
     with pytest.raises(OSError, match=os.strerror(errno.ENOSYS)):
-        held.lock(0, wait=True)
+        flock.flock(0, wait=True)
 
 
 def test_a_file_that_another_program_holds_open_is_one_sentence(tmp_path: Path, windows: None) -> None:

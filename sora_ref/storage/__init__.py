@@ -5,6 +5,6 @@ Reading:     `regular` opens only what is a file; `documents` JSON and TOML; `lo
 Writing:     `files` whole files; `folder` whole folders; `stream` a file as it comes; `json_text` JSON for a terminal;
              `half` float16 and bfloat16.
 Believing:   `sealed` tensors and facts under a digest.
-Alone:       `lock` one writer in a run directory; `held` a lock on an open file.
+Alone:       `lock` one writer in a run directory; `flock` a lock on an open file.
 Downloading: `artefact` what is pinned; `registry` pip fetches it; `cache` keeps it and looks whether it is damaged.
 """

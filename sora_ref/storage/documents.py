@@ -30,7 +30,7 @@ def decode_json(data: bytes | str, kind: type[T], where: str, expected: str) -> 
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise refusal(error, "JSON", where, expected) from error
+        raise damaged(error, "JSON", where, expected) from error
 
 
 def decode_toml(text: str, where: str, expected: str) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def decode_toml(text: str, where: str, expected: str) -> dict[str, Any]:
         _require_shallow(tree)
         return tree
     except (ValueError, RecursionError) as error:  # TOMLDecodeError, and an int of too many digits
-        raise refusal(error, "TOML", where, expected) from error
+        raise damaged(error, "TOML", where, expected) from error
 
 
 def convert(value: Any, kind: type[T], where: str, expected: str) -> T:
@@ -50,7 +50,7 @@ def convert(value: Any, kind: type[T], where: str, expected: str) -> T:
     try:
         return msgspec.convert(value, kind)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise refusal(error, "JSON", where, expected) from error
+        raise damaged(error, "JSON", where, expected) from error
 
 
 def read_json(path: Path, kind: type[T], expected: str) -> T:
@@ -63,7 +63,7 @@ def read_toml(path: Path, expected: str) -> dict[str, Any]:
     try:
         text = read_regular(path, expected).decode("utf-8-sig")  # some editors begin a file with a byte order mark
     except UnicodeDecodeError as error:
-        raise refusal(error, "TOML", printable(str(path)), expected) from error
+        raise damaged(error, "TOML", printable(str(path)), expected) from error
     return decode_toml(text, printable(str(path)), expected)
 
 
@@ -82,7 +82,7 @@ def _require_shallow(tree: Any) -> None:
     raise RecursionError
 
 
-def refusal(error: Exception, language: str, where: str, expected: str) -> SoRAError:
+def damaged(error: Exception, language: str, where: str, expected: str) -> SoRAError:
     """What msgspec, tomllib or a decoder of text raised, as "{where}: …: expected {expected}"."""
     if isinstance(error, RecursionError):
         return SoRAError(f"{where}: nested too deeply: expected {expected}")

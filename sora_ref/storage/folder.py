@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 
 from sora_ref.errors import SoRAError
 from sora_ref.preconditions import require
-from sora_ref.storage.held import lock
+from sora_ref.storage.flock import flock
 
 Checked = TypeVar("Checked")
 
@@ -88,7 +88,7 @@ def _lock(folder: Path, *, wait: bool = True) -> Iterator[None]:
     descriptor = _opened(folder)
     try:
         with suppress(OSError) if wait else nullcontext():
-            lock(descriptor, wait=wait)
+            flock(descriptor, wait=wait)
         yield
     finally:
         if descriptor != _NONE:

@@ -11,7 +11,7 @@ import msgspec
 
 from sora_ref.errors import SoRAError, printable
 from sora_ref.preconditions import require
-from sora_ref.storage.documents import Whole, refusal
+from sora_ref.storage.documents import Whole, damaged
 from sora_ref.storage.json_text import to_json
 from sora_ref.storage.regular import open_regular
 
@@ -41,7 +41,7 @@ def json_lines(path: Path, kind: Any, expected: str) -> Iterator[tuple[int, int,
             try:
                 record = decode(line[:-1])
             except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                raise refusal(error, "JSON", line_of(path, number), expected) from error
+                raise damaged(error, "JSON", line_of(path, number), expected) from error
             yield number, end, record
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from sora_ref.errors import SoRAError, printable
 from sora_ref.preconditions import require
+from sora_ref.storage.flock import flock
 from sora_ref.storage.folder import flush_folder
-from sora_ref.storage.held import lock
 
 
 def require_new(path: Path) -> None:
@@ -35,7 +35,7 @@ def new_text(path: Path) -> Iterator[Callable[[str], None]]:
             _sweep(path)
             file = temporary.open("x", encoding="utf-8", newline="\n")
             with suppress(OSError):  # a system, or a file system, without locks
-                lock(file.fileno(), wait=False)
+                flock(file.fileno(), wait=False)
 
         def write(text: str) -> None:
             with _in_a_sentence(path):
@@ -66,7 +66,7 @@ def _sweep(path: Path) -> None:
             with suppress(OSError):  # a link, or locked
                 descriptor = os.open(left, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
                 try:
-                    lock(descriptor, wait=False)
+                    flock(descriptor, wait=False)
                     left.unlink()
                 finally:
                     os.close(descriptor)

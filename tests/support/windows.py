@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from sora_ref.storage import held
+from sora_ref.storage import flock
 
 MISSING = ("O_DIRECTORY", "O_NOFOLLOW", "pwrite", "sched_getaffinity")  # and O_NONBLOCK, which filelock takes here
 
@@ -23,7 +23,7 @@ MISSING = ("O_DIRECTORY", "O_NOFOLLOW", "pwrite", "sched_getaffinity")  # and O_
 def imitate(patch: pytest.MonkeyPatch) -> None:
     for name in MISSING:
         patch.delattr(os, name)
-    patch.setattr(held, "fcntl", None)
+    patch.setattr(flock, "fcntl", None)
     patch.setattr(shutil, "_use_fd_functions", False)  # rmtree goes by paths there
     really_open = os.open
 

@@ -15,7 +15,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
-def lock(descriptor: int, *, wait: bool) -> None:
+def flock(descriptor: int, *, wait: bool) -> None:
     """Hold the open file or folder until it is closed.
 
     Raises OSError where there are no locks, on this system or its file system, and, unless told to `wait`, where
