@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import textwrap
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mutant_page import (
@@ -111,3 +115,32 @@ def test_every_reason_is_written_and_the_page_tells_it() -> None:
     assert "95.24 % of 21 mutants were killed" in told
     assert f"`released_penalty`: {WHY.why}\n\n```diff\n- a <= xi\n+ a < xi\n```" in told
     assert "| all | 21 | 20 | 0 | 1 | 95.24 |" in told
+
+
+def entries(name: str, key: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = tomllib.loads((SUPPORT / name).read_text(encoding="utf-8"))[key]
+    return found
+
+
+@pytest.mark.parametrize("entry", entries("mutant_sample.toml", "mutant"), ids=lambda entry: str(entry["mutant"]))
+def test_every_mutant_of_the_sample_changes_a_line_that_is_there_and_has_a_test_that_is(entry: dict[str, Any]) -> None:
+    assert (SUPPORT.parents[1] / entry["file"]).read_text(encoding="utf-8").count(entry["original"]) == 1
+    for test in entry["tests"]:
+        file, _, name = test.partition("::")
+        defined = f"def {name.partition('[')[0]}(" if name else ""  # a whole file may be named
+        assert defined in (SUPPORT.parents[1] / file).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "entry", entries("mutant_survivors.toml", "survivor"), ids=lambda entry: str(entry["function"])
+)
+def test_every_survivor_stands_in_the_function_it_names(entry: dict[str, Any]) -> None:
+    text = (SUPPORT.parents[1] / entry["file"]).read_text(encoding="utf-8")
+    for name in entry["function"].split("."):
+        (text,) = [
+            ast.get_source_segment(text, node) or ""
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name
+        ]
+        text = textwrap.dedent(text)
+    assert entry["original"] in text
