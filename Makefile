@@ -7,7 +7,7 @@ PARALLEL := --numprocesses auto --dist worksteal
 export SORA_REF_CACHE ?= $(CURDIR)/.cache
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-quick test test-deep weights lint oracles bench vectors conformance-vectors gpu gpu-wheels docs mutants mutants-sample soak soak-quick clean
+.PHONY: help demo demo-quick test test-deep weights lint oracles bench vectors conformance-vectors gpu gpu-wheels docs mutants mutants-sample soak soak-quick setup clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' Makefile
@@ -18,10 +18,10 @@ demo: .venv/run  ## Fine-tune MiniLM with SoRA on real data, prune, prove it, ex
 demo-quick: .venv/run  ## The same with a small model and few steps (under a minute).
 	$(BIN)/sora-ref demo --quick
 
-test: .venv/test  ## Run the tests; those that need real weights skip unless `make weights` or `make demo` fetched them.
+test: .venv/test  ## Run the tests (about 4 minutes on two cores); those that need real weights skip where these are not fetched.
 	$(BIN)/python -m pytest $(PARALLEL) --ignore tests/oracles -m 'not deep'
 
-test-deep: .venv/test  ## Run what those leave out: long proofs, and sweeps over many kills and seeds.
+test-deep: .venv/test  ## Run what those leave out: long proofs, and sweeps over all kills, sizes and seeds.
 	$(BIN)/python -m pytest $(PARALLEL) --ignore tests/oracles -m deep
 
 weights: .venv/run  ## Fetch the real weights and data into .cache.
@@ -70,6 +70,12 @@ soak-quick: .venv/test  ## The same for two minutes, always with seed 0.
 clean:  ## Remove everything that is built or cached, but no run.
 	rm -rf .venv .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
+setup: .venv/all  ## Install at once what all of these install when they need it.
+
+.venv/all: .venv/base
+	$(PIP) --editable '.[test,lint,docs,mutants,oracles]'
+	@touch .venv/run .venv/test .venv/lint .venv/docs .venv/mutants .venv/oracles $@
+
 .venv/base: pyproject.toml constraints.txt
 	@echo 'setting up .venv: a minute or more the first time'
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "sora_ref needs Python 3.11 or newer, and $(PYTHON) is %d.%d" % sys.version_info[:2])'
@@ -97,6 +103,5 @@ clean:  ## Remove everything that is built or cached, but no run.
 	@touch $@
 
 .venv/oracles: .venv/test
-	$(PIP) 'torch>=2.13'
 	$(PIP) --editable '.[test,oracles]'
 	@touch $@
