@@ -44,7 +44,7 @@ vectors: .venv/oracles  ## Regenerate the golden vectors in tests/vectors.
 	$(BIN)/python tests/support/make_vectors.py
 
 conformance-vectors: .venv/test  ## Regenerate the golden vectors of the conformance kit, which other implementations read.
-	$(BIN)/python -m sora_ref.conformance.vectors write
+	$(BIN)/python -m sora_ref.conformance.golden write
 
 gpu:  ## On a GPU: its tests and its benchmark, with the packages of $(PYTHON); writes build/gpu.json.
 	$(PYTHON) tests/gpu/run.py

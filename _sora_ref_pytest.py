@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     import pytest
 
 NAME = "sora_ref.conformance"
-USAGE = "pytest --pyargs sora_ref.conformance --sora-impl pkg.module:Adapter"
+USAGE = "pytest --pyargs sora_ref.conformance --sora-impl pkg.module:Name"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options."""
     group = parser.getgroup("sora_ref", f"conformance to the specification of SoRA: {USAGE}")
-    group.addoption("--sora-impl", metavar="PKG.MODULE:ADAPTER", help="the implementation to check")
+    group.addoption("--sora-impl", metavar="PKG.MODULE:NAME", help="the implementation to check")
     group.addoption("--sora-level", choices=("core", "full"), default="full", help="what is required of it")
     group.addoption("--sora-dtype", choices=("float64", "float32"), help="of the arrays; its best by default")
     group.addoption("--sora-seed", type=int, default=0, metavar="N", help="equal seeds, equal examples")
@@ -40,7 +40,7 @@ def _load(config: pytest.Config) -> None:
     import pytest
 
     try:
-        from sora_ref.conformance.plugin import Conformance
+        from sora_ref.conformance.frontends.pytest_plugin import Conformance
         from sora_ref.errors import SoRAError
     except ModuleNotFoundError as error:
         if str(error.name).startswith("sora_ref"):

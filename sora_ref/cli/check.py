@@ -15,11 +15,16 @@ from typing import Any
 import click
 from hypothesis.configuration import set_hypothesis_home_dir
 
-from sora_ref.conformance.json_report import as_json, as_junit
-from sora_ref.conformance.loading import expected_failures, load, misspelt
-from sora_ref.conformance.registry import Check, Level, known_ids, select
-from sora_ref.conformance.report import WORDS, lines
-from sora_ref.conformance.runner import EXAMPLES, Outcome, Report, check_adapter
+from sora_ref.conformance.checks.catalogue import known_ids, select
+from sora_ref.conformance.engine.check import Check, Level
+from sora_ref.conformance.engine.loading import load, misspelt
+from sora_ref.conformance.engine.outcome import Outcome, Report
+from sora_ref.conformance.engine.runner import EXAMPLES
+from sora_ref.conformance.frontends.call import check_implementation
+from sora_ref.conformance.frontends.expected import expected_failures
+from sora_ref.conformance.frontends.json_report import as_json
+from sora_ref.conformance.frontends.junit import as_junit
+from sora_ref.conformance.frontends.text import WORDS, lines
 from sora_ref.errors import SoRAError
 from sora_ref.storage.files import write_bytes
 from sora_ref.storage.json_text import to_json
@@ -28,12 +33,12 @@ _file = click.Path(path_type=Path, allow_dash=True)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.argument("address", required=False, metavar="[PKG.MODULE:ADAPTER]")
+@click.argument("address", required=False, metavar="[PKG.MODULE:NAME]")
 @click.option(
     "--level", type=click.Choice(["core", "full"]), default="full", show_default=True, help="What is required."
 )
 @click.option(
-    "--dtype", type=click.Choice(["float64", "float32"]), help="Of the arrays; the adapter's best by default."
+    "--dtype", type=click.Choice(["float64", "float32"]), help="Of the arrays; the implementation's best by default."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Equal seeds, equal examples.")
 @click.option(
@@ -46,7 +51,7 @@ _file = click.Path(path_type=Path, allow_dash=True)
 @click.option("--identify", is_flag=True, help="Find out which of the known variants it is, and print its choices.")
 @click.option("--self", "itself", is_flag=True, help="Check the specification's own functions, on every backend.")
 @click.option("--museum", is_flag=True, help="Check that every wrong implementation is refused for the right clause.")
-@click.option("--list", "listing", is_flag=True, help="List the checks.")
+@click.option("--list", "listing", is_flag=True, help="List the checks, and the function that states each clause.")
 @click.option("--quiet", is_flag=True, help="No progress on standard error.")
 @click.pass_context
 def check(
@@ -68,17 +73,15 @@ def check(
 ) -> None:
     """Check an implementation of SoRA against the specification, clause by clause.
 
-    PKG.MODULE:ADAPTER is a class (or an instance, or a function that makes one) that shows it; see
-    sora_ref.conformance.Adapter.  Its module is imported, which runs its code; the current folder is searched first.
-    The status is 0 only if all required clauses hold.
+    PKG.MODULE:NAME is a class that shows it (or an instance, or a function that makes one): a subclass of
+    sora_ref.conformance.Implementation.  Importing its module runs that module's code; the current folder is searched
+    first.  The status is 0 only if all required clauses hold.
     """
     ours = itself or museum or listing
     if (address is not None) + itself + museum + listing != 1:
-        raise click.UsageError("expected either pkg.module:Adapter or one of --self, --museum and --list")
+        raise click.UsageError("expected either pkg.module:Name or one of --self, --museum and --list")
     if ours and (dtype or identify or json_file):
-        raise click.UsageError(
-            "--dtype, --identify and --json belong to an implementation: expected pkg.module:Adapter"
-        )
+        raise click.UsageError("--dtype, --identify and --json belong to an implementation: expected pkg.module:Name")
     if (ours or identify) and (only or expect_failure or junit):
         raise click.UsageError("--only, --expect-failure and --junit belong to the checks of an implementation")
     if listing:
@@ -98,9 +101,9 @@ def check(
         return
     set_hypothesis_home_dir(tempfile.gettempdir())  # it keeps constants, which are of no use here
     with _prints_go_to_standard_error(), _progress(select(level, only), quiet) as say:
-        adapter = load(address)
-        report = check_adapter(
-            adapter,
+        implementation = load(address)
+        report = check_implementation(
+            implementation,
             level=level,
             dtype=dtype,
             seed=seed,
@@ -109,44 +112,46 @@ def check(
             expected_failures=expected,
             say=say,
         )
-    hints = [*misspelt(adapter), *_idle(expected, report)]
+    hints = [*misspelt(implementation), *_idle(expected, report)]
     report = dataclasses.replace(report, notes=(*report.notes, *hints))
-    click.echo(_styled(lines(report, adapter, address)), err=_takes_stdout(json_file))
-    _write_json(json_file, as_json(report, adapter, address))
+    click.echo(_styled(lines(report, implementation, address)), err=_takes_stdout(json_file))
+    _write_json(json_file, as_json(report, implementation, address))
     if junit is not None:
-        _write(junit, as_junit(report, adapter, address))
+        _write(junit, as_junit(report, implementation, address))
     context.exit(0 if report.holds else 1)
 
 
 def listed(checks: tuple[Check, ...]) -> list[str]:
-    """A line for every check: id, level, the version it came with, title, and what it needs."""
-    width = max(len(each.id) for each in checks)
+    """A line for every check: id, which begins with the clause; level, version, function, title, and what it needs."""
+    ids, functions = (max(map(len, words)) for words in zip(*((x.id, x.stated_by) for x in checks), strict=True))
     return [
-        f"{each.id:<{width}}  {each.level}  {each.since}  {each.title} [{', '.join(each.requires)}]" for each in checks
+        f"{each.id:<{ids}}  {each.level}  {each.since}  {each.stated_by:<{functions}}  {each.title} "
+        f"[{', '.join(each.requires)}]"
+        for each in checks
     ]
 
 
 def _check_ourselves(level: Level, seed: int, max_examples: int) -> int:
-    from sora_ref.conformance.reference import self_check
+    from sora_ref.conformance.frontends.self_check import self_check
 
     reports: list[Report] = self_check(click.echo, level=level, seed=seed, max_examples=max_examples)
     return 0 if reports and all(report.holds for report in reports) else 1
 
 
 def _visit_museum(seed: int, max_examples: int, quiet: bool) -> int:
-    from sora_ref.conformance.museum import Verdict, last_line, visit_all
+    from sora_ref.conformance.museum import Verdict, last_line, run_all
 
     def say(verdict: Verdict) -> None:
         if not (quiet and verdict.right):
             click.echo(str(verdict))
 
-    verdicts = visit_all(say, seed=seed, max_examples=max_examples)
+    verdicts = run_all(say, seed=seed, max_examples=max_examples)
     click.echo(last_line(verdicts))
     return 0 if verdicts and all(verdict.right for verdict in verdicts) else 1
 
 
 def _identify(address: str, dtype: str | None, seed: int, json_file: Path | None) -> None:
-    from sora_ref.conformance.identify import identify
+    from sora_ref.conformance.frontends.identify import identify
 
     with _prints_go_to_standard_error():
         found = identify(load(address), dtype=dtype, seed=seed)

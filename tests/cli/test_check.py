@@ -20,12 +20,12 @@ from click.testing import CliRunner, Result
 from sora_ref import SoRAError
 from sora_ref.cli.check import check
 from sora_ref.conformance import all_checks
-from sora_ref.conformance.json_report import schema
+from sora_ref.conformance.frontends.json_report import schema
 
 MINE = """
 import numpy as np
-from sora_ref.conformance import Adapter, Choices
-from sora_ref.conformance.plain import PlainSoRA
+from sora_ref.conformance import Implementation, Choices
+from sora_ref.conformance.museum.baseline import PlainSoRA
 
 class Right(PlainSoRA):
     name = "mine"
@@ -39,7 +39,7 @@ class Prints(Right):
         print("hello")
         return super().prox(v, xi)
 
-class Forward(Adapter):
+class Forward(Implementation):
     def forward(self, layer, x):
         return PlainSoRA().forward(layer, x)
     def gradient(self, layer, x, dy):
@@ -203,6 +203,7 @@ def test_list_has_a_line_for_every_check() -> None:
     assert [line.split()[0] for line in run("--list").stdout.splitlines()] == [each.id for each in all_checks()]
     core = [each.id for each in all_checks() if each.level == "core"]
     assert [line.split()[0] for line in run("--list", "--level", "core").stdout.splitlines()] == core
+    assert [line.split()[3] for line in run("--list").stdout.splitlines()] == [each.stated_by for each in all_checks()]
 
 
 def test_identify_prints_the_table_of_choices(mine: str, tmp_path: Path) -> None:
@@ -213,7 +214,7 @@ def test_identify_prints_the_table_of_choices(mine: str, tmp_path: Path) -> None
 
 
 def test_self_says_a_line_for_every_backend_and_the_status_follows(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sora_ref.conformance.reference as reference
+    import sora_ref.conformance.frontends.self_check as reference
 
     result = run("--self", "--level", "core", "--max-examples", 1)
     assert result.exit_code == 0
@@ -225,13 +226,13 @@ def test_self_says_a_line_for_every_backend_and_the_status_follows(monkeypatch: 
 def test_museum_ends_with_one_line_and_fails_if_any_slips(monkeypatch: pytest.MonkeyPatch) -> None:
     import sora_ref.conformance.museum as museum
 
-    some, visit_all = museum.MISTAKES[:2], museum.visit_all
-    monkeypatch.setattr(museum, "visit_all", partial(visit_all, mistakes=some))
+    some, run_all = museum.MISTAKES[:2], museum.run_all
+    monkeypatch.setattr(museum, "run_all", partial(run_all, mistakes=some))
     result = run("--museum", "--max-examples", 20)
     assert (result.exit_code, result.stdout.splitlines()[-1]) == (0, "refused 2/2 for the right clause")
     assert len(result.stdout.splitlines()) == 3
-    slipped = (museum.Verdict(some[0], None), *visit_all(mistakes=some[1:]))
-    monkeypatch.setattr(museum, "visit_all", lambda say, **options: [say(each) or each for each in slipped])
+    slipped = (museum.Verdict(some[0], None), *run_all(mistakes=some[1:]))
+    monkeypatch.setattr(museum, "run_all", lambda say, **options: [say(each) or each for each in slipped])
     result = run("--museum", "--quiet")
     assert result.exit_code == 1
     told = f"{some[0].name}: not refused, expected {some[0].refused_by}"  # quiet: those that slip alone
@@ -244,7 +245,7 @@ def test_museum_ends_with_one_line_and_fails_if_any_slips(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("Nope", "has no Nope: expected an adapter there, such as Right"),
+        ("Nope", "has no Nope: expected an implementation there, such as Right"),
         ("Typo", "foward is no capability: did you mean forward?"),
         ("Bare", "has no name, spec_version, dtypes"),
         ("Needs", "Needs() fails (TypeError: "),
@@ -252,7 +253,7 @@ def test_museum_ends_with_one_line_and_fails_if_any_slips(monkeypatch: pytest.Mo
             "fails",
             f"line {len(MINE.splitlines())}: RuntimeError: no weights here): expected one that needs no arguments",
         ),
-        ("thing", "has none of an adapter's methods: expected some of forward, gradients"),
+        ("thing", "has none of an implementation's methods: expected some of forward, gradients"),
         ("Text", "declares dtypes = 'float64': expected a tuple"),
         ("Descends", "declares the choice descend = 'adam': expected one of sgd, adamw, adamw-raw"),
         ("NoMetric", "Adam's metric, and gates that descend by SGD"),
@@ -268,11 +269,11 @@ def test_what_is_no_adapter_is_said_in_one_sentence(mine: str, name: str, said: 
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        ("mine", "'mine' names no implementation: expected pkg.module:Adapter"),
+        ("mine", "'mine' names no implementation: expected pkg.module:Name"),
         ("mine:", "names no implementation"),
-        (":Adapter", "names no implementation"),
+        (":Implementation", "names no implementation"),
         ("mi-ne:A", "names no implementation"),
-        ("pkg/mine.py:Adapter", "names a file: expected a module, pkg.mine:Adapter"),
+        ("pkg/mine.py:Implementation", "names a file: expected a module, pkg.mine:Implementation"),
         ("nowhere_at_all:A", "there is no module nowhere_at_all here or installed"),
         ("json.nowhere:A", "there is no module json.nowhere here or installed"),
     ],

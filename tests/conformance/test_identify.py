@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from sora_ref.backends import get
-from sora_ref.conformance import VARIANTS, Adapter, Choices, Layer, Plan
-from sora_ref.conformance.identify import UNKNOWN, Identification, identify
-from sora_ref.conformance.plain import PlainSoRA
-from sora_ref.conformance.reference import Reference
+from sora_ref.conformance import VARIANTS, Choices, Implementation, Layer, Plan
+from sora_ref.conformance.frontends.identify import UNKNOWN, Identification, identify
+from sora_ref.conformance.frontends.self_check import Reference
+from sora_ref.conformance.museum.baseline import PlainSoRA
 
 Floats = Any
 
@@ -140,7 +140,7 @@ def test_table_of_choices_says_what_is_done_and_what_the_specification_says() ->
 
 
 def test_without_capabilities_nothing_is_shown_and_nothing_fails() -> None:
-    class Bare(Adapter):
+    class Bare(Implementation):
         def forward(self, layer: Layer, x: Floats) -> Floats:
             return PlainSoRA().forward(layer, x)
 

@@ -7,27 +7,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kit_adapters import Bfloat16, Fused, PlainLoRA, Tied, Transposed, WholeSteps, failed, skipped
+from kit_implementations import Bfloat16, Fused, PlainLoRA, Tied, Transposed, WholeSteps, failed, skipped
 
 from sora_ref import SPEC_VERSION, SoRAError
 from sora_ref.backends import get
 from sora_ref.conformance import (
     VARIANTS,
-    Adapter,
     Check,
+    Implementation,
     Layer,
-    Layout,
     Refusal,
+    StorageLayout,
     Subject,
     all_checks,
     capabilities,
-    check_adapter,
+    check_implementation,
     run_check,
     select,
 )
-from sora_ref.conformance.plain import PlainSoRA
-from sora_ref.conformance.reference import Reference, references
-from sora_ref.conformance.stepping import exactly_known, gate_span, lies_in
+from sora_ref.conformance.engine.step_intervals import exactly_known, gate_span, lies_in
+from sora_ref.conformance.frontends.self_check import Reference, references
+from sora_ref.conformance.museum.baseline import PlainSoRA
 
 CORE = ("forward", "gradients", "prox", "prune")
 FEW = 6  # examples a check where any would do; `make test-deep` draws MANY
@@ -50,7 +50,7 @@ class Core(PlainSoRA):
     + [pytest.param(dtype, seed, MANY, marks=deep) for dtype in ("float64", "float32") for seed in range(3)],
 )
 def test_plain_implementation_holds_in_full(dtype: str, seed: int, examples: int) -> None:
-    report = check_adapter(PlainSoRA, dtype=dtype, seed=seed, max_examples=examples)
+    report = check_implementation(PlainSoRA, dtype=dtype, seed=seed, max_examples=examples)
     assert failed(report) == []
     assert report.holds
     assert skipped(report) == {"SORA-GATE-3": "declares the amount lr-lambda"}
@@ -63,14 +63,14 @@ OF_GATES = [each.id for each in all_checks() if {"gate_steps", "train"} & set(ea
 @deep
 @pytest.mark.parametrize("rule", RULES)
 def test_specification_holds_in_full_with_every_rule(rule: str) -> None:
-    assert failed(check_adapter(Reference(get("numpy"), rule), max_examples=MANY)) == []
+    assert failed(check_implementation(Reference(get("numpy"), rule), max_examples=MANY)) == []
 
 
 @pytest.mark.parametrize("reference", references()[0], ids=lambda reference: reference.name)
 def test_specification_holds_on_every_backend_with_every_rule_that_no_clause_forbids(reference: Reference) -> None:
     """The paper's rule by all checks; the others by those of gates and steps, since nothing else differs."""
     by_rule = reference.choices != VARIANTS["paper"]
-    report = check_adapter(reference, max_examples=FEW, only=OF_GATES if by_rule else ())
+    report = check_implementation(reference, max_examples=FEW, only=OF_GATES if by_rule else ())
     assert failed(report) == []
     assert report.counts()["passed"] >= (8 if by_rule else 35)
 
@@ -86,18 +86,20 @@ FORMS = (Transposed, Fused, Tied, WholeSteps, PlainLoRA)
 
 
 @pytest.mark.parametrize(
-    ("adapter", "dtype", "examples"),
-    [(adapter, ("float64", "float32")[place % 2], FEW) for place, adapter in enumerate(FORMS)]
+    ("implementation", "dtype", "examples"),
+    [(implementation, ("float64", "float32")[place % 2], FEW) for place, implementation in enumerate(FORMS)]
     + [pytest.param(form, dtype, MANY, marks=deep) for form in FORMS for dtype in ("float64", "float32")],
 )
-def test_other_forms_of_a_right_implementation_pass(adapter: type[Adapter], dtype: str, examples: int) -> None:
-    report = check_adapter(adapter, dtype=dtype, max_examples=examples)
+def test_other_forms_of_a_right_implementation_pass(
+    implementation: type[Implementation], dtype: str, examples: int
+) -> None:
+    report = check_implementation(implementation, dtype=dtype, max_examples=examples)
     assert {o.check.id: str(o.refusal) for o in report.outcomes if o.status == "failed"} == {}
 
 
 @pytest.mark.parametrize("examples", [FEW, pytest.param(MANY, marks=deep)])
 def test_low_precision_is_judged_by_its_own_bound_and_named(examples: int) -> None:
-    report = check_adapter(Bfloat16, max_examples=examples)
+    report = check_implementation(Bfloat16, max_examples=examples)
     assert failed(report) == []
     assert (report.dtype, report.precision) == ("float32", "bf16")
     assert any("does not compute in float64" in note for note in report.notes)
@@ -106,15 +108,15 @@ def test_low_precision_is_judged_by_its_own_bound_and_named(examples: int) -> No
 # --- a form that is not declared, or declared wrongly --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("adapter", [Transposed, Fused, Tied])
-def test_undeclared_layout_is_refused(adapter: type[Adapter]) -> None:
-    undeclared = type("Undeclared", (adapter,), {"layout": Layout()})
-    assert "SORA-LINEAR-1" in failed(check_adapter(undeclared, only=["SORA-LINEAR-1"], max_examples=FEW))
+@pytest.mark.parametrize("implementation", [Transposed, Fused, Tied])
+def test_undeclared_layout_is_refused(implementation: type[Implementation]) -> None:
+    undeclared = type("Undeclared", (implementation,), {"layout": StorageLayout()})
+    assert "SORA-LINEAR-1" in failed(check_implementation(undeclared, only=["SORA-LINEAR-1"], max_examples=FEW))
 
 
 def test_low_precision_that_is_not_declared_is_refused() -> None:
     undeclared = type("Undeclared", (Bfloat16,), {"precision": None})
-    report = check_adapter(undeclared, only=["SORA-BOUND-2", "SORA-BOUND-4"], max_examples=FEW)
+    report = check_implementation(undeclared, only=["SORA-BOUND-2", "SORA-BOUND-4"], max_examples=FEW)
     assert failed(report) == ["SORA-BOUND-2", "SORA-BOUND-4"]
     assert report.precision == "float32"
 
@@ -128,7 +130,7 @@ def test_low_precision_is_not_believed_of_what_computes_in_float64() -> None:
             return super().branch(layer, x) * (1 + 2.0**-20)
 
     for dtype in (None, "float32"):
-        report = check_adapter(Pretends, only=["SORA-LINEAR-1"], dtype=dtype, max_examples=FEW)
+        report = check_implementation(Pretends, only=["SORA-LINEAR-1"], dtype=dtype, max_examples=FEW)
         assert "SORA-LINEAR-1" in failed(report)
         assert report.precision in ("float64", "float32")
         assert any("declares bf16, but computes in float64" in note for note in report.notes)
@@ -141,7 +143,7 @@ def test_low_precision_beyond_its_own_bound_is_refused() -> None:
         def low(x: Floats) -> Floats:
             return np.round(np.asarray(x, np.float32) * 16) / np.float32(16)
 
-    assert failed(check_adapter(Worse, only=["SORA-BOUND-2"], max_examples=MANY)) == ["SORA-BOUND-2"]
+    assert failed(check_implementation(Worse, only=["SORA-BOUND-2"], max_examples=MANY)) == ["SORA-BOUND-2"]
 
 
 def test_a_relative_error_that_no_usual_tolerance_sees_is_refused() -> None:
@@ -149,7 +151,7 @@ def test_a_relative_error_that_no_usual_tolerance_sees_is_refused() -> None:
         def branch(self, layer: Layer, x: Floats) -> Floats:
             return super().branch(layer, x) * (1 + 2.0**-44)
 
-    assert "SORA-LINEAR-1" in failed(check_adapter(Almost, only=["SORA-LINEAR-1"], max_examples=MANY))
+    assert "SORA-LINEAR-1" in failed(check_implementation(Almost, only=["SORA-LINEAR-1"], max_examples=MANY))
 
 
 def test_float32_inside_float64_is_refused_by_the_bound() -> None:
@@ -159,7 +161,7 @@ def test_float32_inside_float64_is_refused_by_the_bound() -> None:
             y: Floats = super().forward(layer._replace(**parts), x.astype("float32"))
             return y.astype("float64")
 
-    (outcome,) = check_adapter(Single, only=["SORA-BOUND-2"], max_examples=FEW).outcomes
+    (outcome,) = check_implementation(Single, only=["SORA-BOUND-2"], max_examples=FEW).outcomes
     assert outcome.refusal is not None
     assert outcome.refusal.likely == "y lies within the bound of float32: something is computed in that"
 
@@ -168,14 +170,14 @@ def test_float32_inside_float64_is_refused_by_the_bound() -> None:
 
 
 def test_a_missing_capability_is_a_reason_and_fails_the_level_that_requires_it() -> None:
-    class ForwardAlone(Adapter):
+    class ForwardAlone(Implementation):
         def forward(self, layer: Layer, x: Floats) -> Floats:
             return PlainSoRA().forward(layer, x)
 
-    report = check_adapter(ForwardAlone, level="core", max_examples=FEW)
+    report = check_implementation(ForwardAlone, level="core", max_examples=FEW)
     assert capabilities(ForwardAlone()) == ("forward",)
     assert not report.holds
-    assert skipped(report)["SORA-LINEAR-3"] == "needs gradients, which the adapter has not got"
+    assert skipped(report)["SORA-LINEAR-3"] == "needs gradients, which the implementation has not got"
     assert {o.check.id for o in report.outcomes if o.status == "passed"} == {
         "SORA-LINEAR-5",
         "SORA-LINEAR-5.arguments",
@@ -186,10 +188,10 @@ def test_a_missing_capability_is_a_reason_and_fails_the_level_that_requires_it()
 
 def test_core_asks_for_exactly_the_four_capabilities() -> None:
     assert {name for each in select("core") for name in each.requires} == set(CORE)
-    core_alone = type("CoreAlone", (Adapter,), {name: getattr(PlainSoRA, name) for name in CORE})
+    core_alone = type("CoreAlone", (Implementation,), {name: getattr(PlainSoRA, name) for name in CORE})
     for helper in ("branch", "gradients_through", "open"):
         setattr(core_alone, helper, getattr(PlainSoRA, helper))
-    report = check_adapter(core_alone, level="full", max_examples=FEW)
+    report = check_implementation(core_alone, level="full", max_examples=FEW)
     assert report.holds
     assert report.counts()["skipped"] > 15
 
@@ -197,7 +199,7 @@ def test_core_asks_for_exactly_the_four_capabilities() -> None:
 def test_whole_steps_stand_in_for_prox_gates_and_gradients() -> None:
     subject = Subject(WholeSteps(), "float64")
     assert [subject.has[name] for name in ("prox", "gate_steps", "gradients")] == ["train"] * 3
-    report = check_adapter(WholeSteps, max_examples=FEW)
+    report = check_implementation(WholeSteps, max_examples=FEW)
     assert {"SORA-PROX-1", "SORA-GATE-1", "SORA-LINEAR-3", "SORA-STEP-7"} <= {
         o.check.id for o in report.outcomes if o.status == "passed"
     }
@@ -205,21 +207,23 @@ def test_whole_steps_stand_in_for_prox_gates_and_gradients() -> None:
     class Wrong(WholeSteps):
         inner = type("Hard", (PlainSoRA,), {"prox": lambda self, v, xi: np.where(np.abs(v) > xi, v, 0.0)})()
 
-    assert failed(check_adapter(Wrong, only=["SORA-PROX-1", "SORA-GATE-1"], max_examples=FEW))[0] == "SORA-PROX-1"
+    assert (
+        failed(check_implementation(Wrong, only=["SORA-PROX-1", "SORA-GATE-1"], max_examples=FEW))[0] == "SORA-PROX-1"
+    )
 
 
 def test_clauses_that_are_younger_than_the_version_aimed_at_are_skipped() -> None:
     old = type("Old", (PlainSoRA,), {"spec_version": "0.1"})
-    report = check_adapter(old, level="core", max_examples=FEW)
+    report = check_implementation(old, level="core", max_examples=FEW)
     assert report.holds
-    assert skipped(report)["SORA-LINEAR-5"] == "came with version 0.3; the adapter targets 0.1"
+    assert skipped(report)["SORA-LINEAR-5"] == "came with version 0.3; the implementation targets 0.1"
     assert report.targets == "0.1"
 
 
 @pytest.mark.parametrize("version", ["9.9", "latest", ""])
 def test_a_version_that_does_not_exist_is_one_sentence(version: str) -> None:
     with pytest.raises(SoRAError, match=f"expected {SPEC_VERSION} or earlier"):
-        check_adapter(type("Future", (PlainSoRA,), {"spec_version": version}), max_examples=1)
+        check_implementation(type("Future", (PlainSoRA,), {"spec_version": version}), max_examples=1)
 
 
 @pytest.mark.parametrize(
@@ -232,12 +236,12 @@ def test_a_version_that_does_not_exist_is_one_sentence(version: str) -> None:
 )
 def test_declarations_that_mean_nothing_are_one_sentence(attributes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SoRAError, match=sentence):
-        check_adapter(type("Odd", (PlainSoRA,), attributes), max_examples=1)
+        check_implementation(type("Odd", (PlainSoRA,), attributes), max_examples=1)
 
 
 def test_a_dtype_that_the_adapter_has_not_got_is_one_sentence() -> None:
     with pytest.raises(SoRAError, match="computes in float32: expected one of these, not float64"):
-        check_adapter(Bfloat16, dtype="float64")
+        check_implementation(Bfloat16, dtype="float64")
 
 
 # --- declared choices ----------------------------------------------------------------------------------------------
@@ -251,14 +255,14 @@ def test_declared_deviations_are_verified_and_do_not_conform() -> None:
             left = super().prune(layer)
             return left._replace(s=layer.s * len(layer.g) / max(len(left.g), 1))
 
-    report = check_adapter(Recomputes, level="core", max_examples=FEW)
+    report = check_implementation(Recomputes, level="core", max_examples=FEW)
     assert [(o.check.id, o.status) for o in report.shortcomings()] == [("SORA-PRUNE-2", "deviates")]
     undeclared = type("Undeclared", (Recomputes,), {"choices": PlainSoRA.choices})
-    assert [(o.check.id, o.status) for o in check_adapter(undeclared, only=["SORA-PRUNE-2"]).shortcomings()] == [
+    assert [(o.check.id, o.status) for o in check_implementation(undeclared, only=["SORA-PRUNE-2"]).shortcomings()] == [
         ("SORA-PRUNE-2", "failed")
     ]
     falsely = type("Falsely", (PlainSoRA,), {"choices": Recomputes.choices})
-    assert [(o.check.id, o.status) for o in check_adapter(falsely, only=["SORA-PRUNE-2"]).shortcomings()] == [
+    assert [(o.check.id, o.status) for o in check_implementation(falsely, only=["SORA-PRUNE-2"]).shortcomings()] == [
         ("SORA-PRUNE-2", "failed")
     ]
 
@@ -267,7 +271,7 @@ def test_declared_deviations_are_verified_and_do_not_conform() -> None:
 def test_a_rule_that_is_not_the_declared_one_is_refused_and_recognised(rule: str) -> None:
     undeclared = type("Undeclared", (Reference,), {"choices": VARIANTS["paper"]})(get("numpy"), rule)
     undeclared.gate_steps = Reference(get("numpy"), rule).gate_steps
-    report = check_adapter(undeclared, only=["SORA-GATE-1", "SORA-GATE-2", "SORA-OPT-2"], max_examples=MANY)
+    report = check_implementation(undeclared, only=["SORA-GATE-1", "SORA-GATE-2", "SORA-OPT-2"], max_examples=MANY)
     refusals = [outcome.refusal for outcome in report.outcomes if outcome.refusal]
     assert refusals
     assert any(f"the rule {rule}" in refusal.likely for refusal in refusals)
@@ -286,12 +290,12 @@ class NoScale(PlainSoRA):
 def test_expected_failures_are_strict_and_have_known_ids() -> None:
     ids = {"SORA-LINEAR-1": "no scale yet", "SORA-BOUND-2": "the same", "SORA-PRUNE": "x"}
     with pytest.raises(SoRAError, match="unknown check 'SORA-PRUNE'"):
-        check_adapter(NoScale, expected_failures=ids)
+        check_implementation(NoScale, expected_failures=ids)
     del ids["SORA-PRUNE"]
-    report = check_adapter(NoScale, level="core", expected_failures=ids, max_examples=FEW)
+    report = check_implementation(NoScale, level="core", expected_failures=ids, max_examples=FEW)
     assert report.holds
     assert report.counts()["xfailed"] == 2
-    report = check_adapter(PlainSoRA, level="core", expected_failures=ids, max_examples=FEW)
+    report = check_implementation(PlainSoRA, level="core", expected_failures=ids, max_examples=FEW)
     assert not report.holds
     assert report.counts()["xpassed"] == 2
 
@@ -300,7 +304,7 @@ def test_expected_failures_are_strict_and_have_known_ids() -> None:
 
 
 def test_equal_seeds_give_equal_counterexamples_and_they_are_small() -> None:
-    reports = [check_adapter(NoScale, only=["SORA-LINEAR-1"], seed=5) for _ in range(2)]
+    reports = [check_implementation(NoScale, only=["SORA-LINEAR-1"], seed=5) for _ in range(2)]
     one, two = (report.outcomes[0].refusal for report in reports)
     assert one is not None
     assert two is not None
@@ -374,7 +378,7 @@ def test_unknown_names_of_checks_are_errors() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_spans_hold_and_a_relative_error_beyond_them_does_not_fit(rule: str, dtype: str) -> None:
     """Random gates and gradients of very different sizes; then a learning rate that is off by a little."""
-    from sora_ref.conformance.adapter import Plan
+    from sora_ref.conformance.protocol.layer import Plan
 
     rng, choices, subject = np.random.default_rng(0), VARIANTS[rule], Subject(Reference(get("numpy"), rule), dtype)
     off = 2.0**-8 if dtype == "float32" else 2.0**-36
@@ -398,7 +402,7 @@ def test_spans_hold_and_a_relative_error_beyond_them_does_not_fit(rule: str, dty
 @pytest.mark.exact("SORA-PROX-1")
 def test_span_of_the_support_is_that_of_the_rationals() -> None:
     """Dyadic gates and SGD: what the span says of zeros is what exact arithmetic says, wherever it says anything."""
-    from sora_ref.conformance.adapter import Plan
+    from sora_ref.conformance.protocol.layer import Plan
 
     rng = np.random.default_rng(1)
     known = undecided = 0

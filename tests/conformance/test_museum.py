@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sora_ref.conformance import Layer, Plan, Subject, all_checks, capabilities, check_adapter, run_check, select
-from sora_ref.conformance.museum import MISTAKES, RIGHT, Mistake, Verdict, last_line, table, visit, visit_all
-from sora_ref.conformance.plain import PlainSoRA
-from sora_ref.conformance.runner import EXAMPLES
+from sora_ref.conformance import Layer, Plan, Subject, all_checks, capabilities, check_implementation, run_check, select
+from sora_ref.conformance.engine.runner import EXAMPLES
+from sora_ref.conformance.museum import BASELINES, MISTAKES, Mistake, Verdict, last_line, run_all, run_mistake, table
+from sora_ref.conformance.museum.baseline import PlainSoRA
 
 Floats = npt.NDArray[Any]
 FEW = 15  # examples a check, which refuse all mistakes but these
@@ -23,7 +23,7 @@ CHECKS = {name for each in all_checks() for name in (each.id, each.clause)}
 
 
 def identifier(each: Mistake) -> str:
-    return each.adapter.__name__
+    return each.implementation.__name__
 
 
 # --- every mistake is refused, and what is right is not ---
@@ -31,36 +31,36 @@ def identifier(each: Mistake) -> str:
 
 @pytest.mark.parametrize("each", [each for each in MISTAKES if identifier(each) not in RARE], ids=identifier)
 def test_mistake_is_refused_for_its_clause(each: Mistake) -> None:
-    verdict = visit(each, max_examples=FEW)
+    verdict = run_mistake(each, max_examples=FEW)
     assert verdict.right, f"{verdict}: {verdict.outcome and verdict.outcome.refusal}"
 
 
 @pytest.mark.parametrize("each", [each for each in MISTAKES if identifier(each) in RARE], ids=identifier)
 def test_mistake_that_few_examples_show_is_refused_by_its_check(each: Mistake) -> None:
     (check,) = select(only=[each.refused_by])
-    outcome = run_check(Subject(each.adapter(), "float64"), check, max_examples=EXAMPLES, shrink=False)
+    outcome = run_check(Subject(each.implementation(), "float64"), check, max_examples=EXAMPLES, shrink=False)
     assert outcome.status == "failed"
 
 
 @pytest.mark.deep
 @pytest.mark.parametrize("each", MISTAKES, ids=identifier)
 def test_mistake_is_refused_for_its_clause_with_as_many_examples_as_users_draw(each: Mistake) -> None:
-    verdict = visit(each)
+    verdict = run_mistake(each)
     assert verdict.right, f"{verdict}: {verdict.outcome and verdict.outcome.refusal}"
 
 
-@pytest.mark.parametrize("base", RIGHT)
+@pytest.mark.parametrize("base", BASELINES)
 def test_what_mistakes_begin_from_is_right(base: type[PlainSoRA]) -> None:
-    report = check_adapter(base, max_examples=5)
+    report = check_implementation(base, max_examples=5)
     assert report.holds
     assert [each for each in report.shortcomings() if each.status != "skipped"] == []
 
 
-@pytest.mark.parametrize("base", RIGHT)
+@pytest.mark.parametrize("base", BASELINES)
 def test_right_implementation_among_the_mistakes_is_reported_as_not_refused(base: type[PlainSoRA]) -> None:
     control, wrong = Mistake(base, "SORA-LINEAR-1", ""), MISTAKES[0]
     said: list[Verdict] = []
-    verdicts = visit_all(said.append, mistakes=[wrong, control, wrong], max_examples=5)
+    verdicts = run_all(said.append, mistakes=[wrong, control, wrong], max_examples=5)
     assert list(verdicts) == said
     assert [verdict.right for verdict in verdicts] == [True, False, True]
     assert verdicts[1].outcome is None
@@ -69,8 +69,8 @@ def test_right_implementation_among_the_mistakes_is_reported_as_not_refused(base
 
 
 def test_mistake_that_is_refused_for_another_clause_does_not_count() -> None:
-    mislabelled = Mistake(MISTAKES[0].adapter, "SORA-PROX-1", "")
-    verdict = visit(mislabelled, max_examples=5)
+    mislabelled = Mistake(MISTAKES[0].implementation, "SORA-PROX-1", "")
+    verdict = run_mistake(mislabelled, max_examples=5)
     assert verdict.outcome is not None
     assert not verdict.right
 
@@ -81,7 +81,7 @@ SAMPLE = ("PenaltyAveraged", "SecondMergeGoesThrough", "BetasSwapped")
 @pytest.mark.parametrize("name", SAMPLE)
 def test_shortcut_past_what_a_mistake_does_not_touch_changes_no_verdict(name: str) -> None:
     (each,) = (one for one in MISTAKES if one.adapter.__name__ == name)
-    short, long = (visit(each, max_examples=5, shortcut=shortcut).outcome for shortcut in (True, False))
+    short, long = (run_mistake(each, max_examples=5, shortcut=shortcut).outcome for shortcut in (True, False))
     assert short is not None
     assert long is not None
     assert (short.check, str(short.refusal)) == (long.check, str(long.refusal))
@@ -97,15 +97,17 @@ def test_museum_has_what_was_promised() -> None:
 
 def test_every_mistake_says_what_it_is_in_one_sentence() -> None:
     assert [each.name for each in MISTAKES if not each.says.endswith(".") or ". " in each.says] == []
-    assert [each.name for each in MISTAKES if each.adapter.name != each.name or each.adapter in RIGHT] == []
+    assert [
+        each.name for each in MISTAKES if each.implementation.name != each.name or each.implementation in BASELINES
+    ] == []
     assert [each.name for each in MISTAKES if each.refused_by not in CHECKS] == []
 
 
 def test_every_mistake_declares_what_its_base_declares() -> None:
     """It is refused for what it does, and not for what it calls itself."""
     for each in MISTAKES:
-        assert each.adapter.choices == each.base.choices
-        assert capabilities(each.adapter()) == capabilities(each.base())
+        assert each.implementation.choices == each.base.choices
+        assert capabilities(each.implementation()) == capabilities(each.base())
 
 
 def test_table_has_a_row_for_every_mistake() -> None:
@@ -126,18 +128,18 @@ class Fingerprint(NamedTuple):
 
 
 def test_no_two_mistakes_compute_the_same() -> None:
-    known = [(each.name, fingerprint(each.adapter)) for each in MISTAKES]
-    known += [(base.name, fingerprint(base)) for base in RIGHT]
+    known = [(each.name, fingerprint(each.implementation)) for each in MISTAKES]
+    known += [(base.name, fingerprint(base)) for base in BASELINES]
     assert alike(known) == []
 
 
 def test_two_names_for_one_program_are_found_alike() -> None:
-    known = [("right", fingerprint(RIGHT[0])), ("wrong", fingerprint(MISTAKES[0].adapter))]
-    found = alike([*known, ("again", fingerprint(RIGHT[0])), *known])
+    known = [("right", fingerprint(BASELINES[0])), ("wrong", fingerprint(MISTAKES[0].implementation))]
+    found = alike([*known, ("again", fingerprint(BASELINES[0])), *known])
     assert sorted(found) == [("again", "right"), ("right", "again"), ("right", "right"), ("wrong", "wrong")]
 
 
-@pytest.mark.parametrize("kind", [*RIGHT, MISTAKES[0].adapter, MISTAKES[-1].adapter])
+@pytest.mark.parametrize("kind", [*BASELINES, MISTAKES[0].implementation, MISTAKES[-1].implementation])
 def test_same_program_under_another_name_has_the_same_fingerprint(kind: type[PlainSoRA]) -> None:
     assert same(fingerprint(kind), fingerprint(type("Other", (kind,), {})))
 
@@ -171,12 +173,12 @@ def same(one: Fingerprint, two: Fingerprint) -> bool:
 
 def fingerprint(kind: type[PlainSoRA]) -> Fingerprint:
     """All capabilities on all probes; results once more at the end, in case a later call has changed them."""
-    adapter, said, numbers, kept = kind(), [], [], []
+    implementation, said, numbers, kept = kind(), [], [], []
     with np.errstate(all="ignore"):
         for name, arguments in probes():
             before = list(parts(arguments))
             try:
-                result = _call(adapter, name, arguments)
+                result = _call(implementation, name, arguments)
             except Exception as error:
                 result = type(error).__name__
             kept.append(result)
@@ -186,13 +188,13 @@ def fingerprint(kind: type[PlainSoRA]) -> Fingerprint:
     return Fingerprint(tuple(said), np.concatenate(numbers))
 
 
-def _call(adapter: PlainSoRA, name: str, arguments: tuple[Any, ...]) -> Any:
+def _call(implementation: PlainSoRA, name: str, arguments: tuple[Any, ...]) -> Any:
     if name != "store":
-        return getattr(adapter, name)(*arguments)
+        return getattr(implementation, name)(*arguments)
     (layer,) = arguments
     with tempfile.TemporaryDirectory() as folder:
-        adapter.save(layer, Path(folder))
-        return adapter.load(Path(folder), layer.W0, layer.b)
+        implementation.save(layer, Path(folder))
+        return implementation.load(Path(folder), layer.W0, layer.b)
 
 
 def parts(value: Any) -> Iterator[Any]:

@@ -13,13 +13,13 @@ import pytest
 import _sora_ref_pytest
 import sora_ref.conformance as kit
 from sora_ref import SoRAError
-from sora_ref.conformance import Adapter, Layer, Refusal, parametrize_with_checks, select
-from sora_ref.conformance.plain import PlainSoRA
-from sora_ref.conformance.plugin import Conformance
+from sora_ref.conformance import Implementation, Layer, Refusal, parametrize_with_checks, select
+from sora_ref.conformance.frontends.pytest_plugin import Conformance
+from sora_ref.conformance.museum.baseline import PlainSoRA
 
 MINE = """
-from sora_ref.conformance import Adapter
-from sora_ref.conformance.plain import PlainSoRA
+from sora_ref.conformance import Implementation
+from sora_ref.conformance.museum.baseline import PlainSoRA
 
 class Right(PlainSoRA):
     pass
@@ -29,7 +29,7 @@ class Wrong(PlainSoRA):
         return super().open(abs(g) > 1e-8)
 
 class Less(PlainSoRA):
-    merge = Adapter.merge
+    merge = Implementation.merge
 """
 TEST = """
 import mine
@@ -41,8 +41,8 @@ from sora_ref.conformance import parametrize_with_checks
     max_examples=8,
     only=["SORA-PRUNE-1", "SORA-PRUNE-4"],
 )
-def test_sora(adapter, check):
-    check(adapter)
+def test_sora(implementation, check):
+    check(implementation)
 """
 
 
@@ -61,8 +61,10 @@ def run_pytest(folder: Path, *arguments: str) -> tuple[int, str]:
 
 
 def parameters(*arguments: Any, **options: Any) -> list[Any]:
-    mark = parametrize_with_checks(*arguments, **options).mark
-    assert mark.args[0] == ("adapter", "check")
+    def test(implementation: Any, check: Any) -> None: ...
+
+    (mark,) = parametrize_with_checks(*arguments, **options)(test).pytestmark
+    assert mark.args[0] == ("implementation", "check")
     found: list[Any] = mark.args[1]
     return found
 
@@ -80,12 +82,13 @@ def test_a_users_own_test_file_passes_skips_and_fails_as_it_should(folder: Path)
     assert "XFAIL test_mine.py::test_sora[Wrong-SORA-PRUNE-1] - a tolerance, ticket 12" in lines
     assert "PASSED test_mine.py::test_sora[Wrong-SORA-PRUNE-4]" in lines
     assert any(
-        line.startswith("SKIPPED") and line.endswith("needs merge, which the adapter has not got") for line in lines
+        line.startswith("SKIPPED") and line.endswith("needs merge, which the implementation has not got")
+        for line in lines
     )
     assert "conformance to the specification" not in text
 
 
-def test_parameters_are_the_list_of_checks_for_every_adapter() -> None:
+def test_parameters_are_the_list_of_checks_for_every_implementation() -> None:
     class Mine(PlainSoRA):
         pass
 
@@ -111,12 +114,12 @@ def test_a_check_can_be_called_and_says_all_of_the_refusal() -> None:
             return layer.W0
 
     (right,) = parameters([PlainSoRA], only=["SORA-PRUNE-5"], max_examples=3)
-    adapter, check = right.values
-    assert check(adapter) is None
+    implementation, check = right.values
+    assert check(implementation) is None
     wrong = parameters([Wrong], only=["SORA-PRUNE-4"], max_examples=10, seed=5)[0]
-    adapter, check = wrong.values
+    implementation, check = wrong.values
     with pytest.raises(Refusal, match=r"(?s)refused SORA-PRUNE-4: merging.*formula.*found.*input.*seed 5, 10 examples"):
-        check(adapter)
+        check(implementation)
 
 
 def test_a_departure_that_is_declared_fails_with_its_reason() -> None:
@@ -127,25 +130,25 @@ def test_a_departure_that_is_declared_fails_with_its_reason() -> None:
             left = super().prune(layer)
             return left._replace(s=layer.s * layer.A.shape[0] / max(left.A.shape[0], 1))
 
-    ((adapter, check),) = [each.values for each in parameters([Rescales], only=["SORA-PRUNE-2"], max_examples=5)]
+    ((implementation, check),) = [each.values for each in parameters([Rescales], only=["SORA-PRUNE-2"], max_examples=5)]
     with pytest.raises(Refusal, match="recomputes s"):
-        check(adapter)
+        check(implementation)
 
 
 @pytest.mark.parametrize(
-    ("adapters", "options", "said"),
+    ("implementations", "options", "said"),
     [
-        ([], {}, "no adapters"),
-        ([3], {}, "none of an adapter's methods"),
-        ([Adapter], {}, "none of an adapter's methods"),
+        ([], {}, "no implementations"),
+        ([3], {}, "none of an implementation's methods"),
+        ([Implementation], {}, "none of an implementation's methods"),
         ([PlainSoRA], {"expected_failures": {"nope": "x"}}, "unknown check 'nope'"),
         ([PlainSoRA], {"only": ["nope"]}, "unknown check 'nope'"),
         ([PlainSoRA], {"dtype": "float16"}, "expected one of these, not float16"),
     ],
 )
-def test_what_is_wrong_is_said_when_tests_are_collected(adapters: Any, options: Any, said: str) -> None:
+def test_what_is_wrong_is_said_when_tests_are_collected(implementations: Any, options: Any, said: str) -> None:
     with pytest.raises(SoRAError, match=said):
-        parametrize_with_checks(adapters, **options)
+        parametrize_with_checks(implementations, **options)
 
 
 def test_importing_the_kit_imports_no_pytest() -> None:
@@ -215,7 +218,7 @@ class Options:
 
     def __init__(self, **changes: Any) -> None:
         self.options: dict[str, Any] = {
-            "sora_impl": "sora_ref.conformance.plain:PlainSoRA",
+            "sora_impl": "sora_ref.conformance.museum.baseline:PlainSoRA",
             "sora_level": "core",
             "sora_dtype": None,
         }
@@ -280,4 +283,4 @@ def test_settings_of_the_users_own_do_not_hide_the_checks(folder: Path) -> None:
 def test_this_repository_does_not_collect_the_checks() -> None:
     root = Path(__file__).resolve().parents[2]
     assert 'testpaths = ["tests"]' in (root / "pyproject.toml").read_text(encoding="utf-8")
-    assert (root / "sora_ref/conformance/test_conformance.py").is_file()
+    assert (root / "sora_ref/conformance/frontends/test_conformance.py").is_file()

@@ -9,10 +9,10 @@ from types import ModuleType
 import pytest
 from sampling import sample
 
-from sora_ref.conformance import Report, check_adapter
+from sora_ref.conformance import Report, check_implementation
 
 FEW = 12  # examples a check, which are enough here; users draw 50
-ADAPTERS = Path(__file__).resolve().parents[2] / "docs/examples/adapters"
+IMPLEMENTATIONS = Path(__file__).resolve().parents[2] / "docs/examples/implementations"
 
 # The checks that the released code fails where it is taken for the paper's rule, and the departure that each one shows.
 DEPARTURES = {
@@ -50,7 +50,7 @@ MISSING = {
 
 
 def example(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"adapters_{name}", ADAPTERS / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"adapters_{name}", IMPLEMENTATIONS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -69,7 +69,7 @@ DRAWS = sample([("float64", 0, FEW), ("float64", 0, 50), ("float32", 1, 50)], ("
 def test_the_released_code_is_refused_for_what_it_does_otherwise_and_for_nothing_else(
     dtype: str, seed: int, examples: int
 ) -> None:
-    report = check_adapter(example("released").Released, dtype=dtype, seed=seed, max_examples=examples)
+    report = check_implementation(example("released").Released, dtype=dtype, seed=seed, max_examples=examples)
     assert found(report, "failed") == set(DEPARTURES)
     needs = {each.check.id for each in report.outcomes if each.status == "skipped" and each.reason.startswith("needs ")}
     assert needs == MISSING
@@ -77,7 +77,7 @@ def test_the_released_code_is_refused_for_what_it_does_otherwise_and_for_nothing
 
 
 def test_its_rule_is_recognised() -> None:
-    report = check_adapter(example("released").Released, only=["SORA-GATE-1", "SORA-PROX-1", "SORA-COUNT-2"])
+    report = check_implementation(example("released").Released, only=["SORA-GATE-1", "SORA-PROX-1", "SORA-COUNT-2"])
     likely = {each.check.id: each.refusal.likely for each in report.outcomes if each.refusal is not None}
     assert "released" in likely["SORA-GATE-1"]
     assert "released" in likely["SORA-PROX-1"]
@@ -86,7 +86,7 @@ def test_its_rule_is_recognised() -> None:
 
 @pytest.mark.parametrize(("dtype", "seed", "examples"), DRAWS)
 def test_declared_its_rule_is_verified_and_still_called_a_deviation(dtype: str, seed: int, examples: int) -> None:
-    report = check_adapter(example("released").Declared, dtype=dtype, seed=seed, max_examples=examples)
+    report = check_implementation(example("released").Declared, dtype=dtype, seed=seed, max_examples=examples)
     assert found(report, "failed") == UNDECLARED
     by_rule = set(DEPARTURES) - UNDECLARED - {"SORA-STEP-4"}  # Adam's steps do not show how gradients were scaled
     assert by_rule <= found(report, "deviates")

@@ -12,10 +12,20 @@ import numpy as np
 import pytest
 
 from sora_ref import SPEC_VERSION
-from sora_ref.conformance import Adapter, Choices, Layer, Layout, Plan, Report, all_checks, check_adapter
-from sora_ref.conformance.json_report import as_json, as_junit, plain, schema
-from sora_ref.conformance.plain import PlainSoRA
-from sora_ref.conformance.report import badge, brief, command, lines, missing, outcome_lines, standing
+from sora_ref.conformance import (
+    Choices,
+    Implementation,
+    Layer,
+    Plan,
+    Report,
+    StorageLayout,
+    all_checks,
+    check_implementation,
+)
+from sora_ref.conformance.frontends.json_report import as_json, plain, schema
+from sora_ref.conformance.frontends.junit import as_junit
+from sora_ref.conformance.frontends.text import badge, brief, command, lines, missing, outcome_lines, standing
+from sora_ref.conformance.museum.baseline import PlainSoRA
 
 Floats = Any
 FEW = 6
@@ -31,7 +41,7 @@ class Ungated(PlainSoRA):
         return found | {"dg": found["dg"] * layer.g}
 
 
-class Core(Adapter):
+class Core(Implementation):
     """What level core asks for, and nothing else."""
 
     name = "core alone"
@@ -42,7 +52,7 @@ class Core(Adapter):
 class NoPrune(Core):
     """Core without prune."""
 
-    prune = Adapter.prune
+    prune = Implementation.prune
 
 
 class Decays(PlainSoRA):
@@ -57,17 +67,17 @@ class Decays(PlainSoRA):
 
 @pytest.fixture(scope="module")
 def whole() -> Report:
-    return check_adapter(PlainSoRA, max_examples=FEW)
+    return check_implementation(PlainSoRA, max_examples=FEW)
 
 
 @pytest.fixture(scope="module")
 def wrong() -> Report:
-    return check_adapter(Ungated, level="core", max_examples=FEW, seed=3)
+    return check_implementation(Ungated, level="core", max_examples=FEW, seed=3)
 
 
 @pytest.fixture(scope="module")
 def core() -> Report:
-    return check_adapter(Core, max_examples=FEW)
+    return check_implementation(Core, max_examples=FEW)
 
 
 # --- the refusal ---------------------------------------------------------------------------------------------------
@@ -106,7 +116,7 @@ def test_table_has_a_row_for_every_check_with_status_and_reason(core: Report) ->
 
 def test_header_says_what_is_declared_and_judged(whole: Report) -> None:
     class Odd(PlainSoRA):
-        layout = Layout(transposed=True, groups=3, sites=2)
+        layout = StorageLayout(transposed=True, groups=3, sites=2)
         gated, biased, least_rank, precision = False, False, 1, "bf16"
 
     text = "\n".join(lines(replace(whole, targets="0.1", notes=("a note",)), Odd(), "m:Odd"))
@@ -141,11 +151,13 @@ def test_badge_of_what_shows_no_steps_is_core_and_its_rule_only_declared(core: R
 
 
 def test_badge_names_the_precision_that_was_judged() -> None:
-    assert " · float32 · " in str(badge(check_adapter(PlainSoRA, level="core", dtype="float32", max_examples=FEW)))
+    assert " · float32 · " in str(
+        badge(check_implementation(PlainSoRA, level="core", dtype="float32", max_examples=FEW))
+    )
 
 
 @pytest.mark.parametrize(
-    ("adapter", "options", "said"),
+    ("implementation", "options", "said"),
     [
         (Ungated, {"level": "core"}, "refused SORA-LINEAR-3, SORA-LINEAR-4"),
         (NoPrune, {"level": "core"}, "the level needs prune"),
@@ -154,8 +166,10 @@ def test_badge_names_the_precision_that_was_judged() -> None:
         (PlainSoRA, {"only": ["SORA-PROX-3"], "expected_failures": {"SORA-PROX-3": "x"}}, "unexpectedly passed"),
     ],
 )
-def test_there_is_no_badge_where_anything_is_missing(adapter: type[Adapter], options: Any, said: str) -> None:
-    report = check_adapter(adapter, max_examples=FEW, **options)
+def test_there_is_no_badge_where_anything_is_missing(
+    implementation: type[Implementation], options: Any, said: str
+) -> None:
+    report = check_implementation(implementation, max_examples=FEW, **options)
     assert badge(report) is None
     assert said in missing(report)
     assert standing(report)[0].startswith("no badge: ")
@@ -163,7 +177,7 @@ def test_there_is_no_badge_where_anything_is_missing(adapter: type[Adapter], opt
 
 def test_badge_confesses_expected_failures() -> None:
     expected = {"SORA-LINEAR-3": "known", "SORA-LINEAR-4": "known", "SORA-BOUND-4": "known"}
-    report = check_adapter(Ungated, level="core", max_examples=FEW, expected_failures=expected)
+    report = check_implementation(Ungated, level="core", max_examples=FEW, expected_failures=expected)
     assert report.holds
     assert str(badge(report)).endswith(" · except SORA-LINEAR-3, SORA-LINEAR-4, SORA-BOUND-4")
 
@@ -178,7 +192,7 @@ def test_schema_is_one() -> None:
 @pytest.mark.parametrize("which", ["whole", "wrong", "core"])
 def test_json_is_as_the_schema_says(which: str, request: pytest.FixtureRequest) -> None:
     report: Report = request.getfixturevalue(which)
-    found = json.loads(json.dumps(as_json(report, PlainSoRA(), "mine:Adapter"), allow_nan=False))
+    found = json.loads(json.dumps(as_json(report, PlainSoRA(), "mine:Implementation"), allow_nan=False))
     jsonschema.Draft202012Validator(schema()).validate(found)
     assert found["badge"] == badge(report)
     assert found["holds"] is report.holds
@@ -188,8 +202,8 @@ def test_json_is_as_the_schema_says(which: str, request: pytest.FixtureRequest) 
 def test_json_of_every_status_is_as_the_schema_says() -> None:
     expected = {"SORA-PROX-3": "x", "SORA-LINEAR-3": "y"}
     reports = [
-        check_adapter(Ungated, max_examples=3, expected_failures=expected),
-        check_adapter(Decays, max_examples=3),
+        check_implementation(Ungated, max_examples=3, expected_failures=expected),
+        check_implementation(Decays, max_examples=3),
     ]
     found = [as_json(report, Ungated()) for report in reports]
     statuses = {each["status"] for one in found for each in one["checks"]}
@@ -249,7 +263,7 @@ def test_junit_survives_what_xml_cannot_say() -> None:
         def prox(self, v: Floats, xi: float) -> Floats:
             raise ValueError("a bell \x07 and a nul \x00 <&>")
 
-    report = check_adapter(Rude, only=["SORA-PROX-1"], max_examples=2)
+    report = check_implementation(Rude, only=["SORA-PROX-1"], max_examples=2)
     failures = list(ElementTree.fromstring(as_junit(report, Rude())).iter("failure"))
     assert "a bell \ufffd and a nul \ufffd <&>" in str(failures[0].get("message"))
 

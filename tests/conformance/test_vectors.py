@@ -23,26 +23,17 @@ from strategies import all_equal, exact, inner, loop_forward, rounded
 
 from sora_ref import SPEC_VERSION, SoRAError, soft_threshold
 from sora_ref.backends import get
-from sora_ref.conformance import VARIANTS, Adapter, Choices, Layer, Plan, Triple, all_checks
-from sora_ref.conformance.golden.book import FOLDER, safetensors
-from sora_ref.conformance.golden.cases import make
+from sora_ref.conformance import VARIANTS, Choices, Implementation, Layer, Plan, Triple, all_checks
+from sora_ref.conformance.frontends.self_check import Reference
+from sora_ref.conformance.golden.__main__ import main
+from sora_ref.conformance.golden.cases import NOT_DATA, make
 from sora_ref.conformance.golden.intervals import Float64, Interval, Sharp, cut, ends, intervals
+from sora_ref.conformance.golden.reader import Case, load_cases
+from sora_ref.conformance.golden.run import CALLS, run_case, run_vectors
 from sora_ref.conformance.golden.values import nearest, upward
-from sora_ref.conformance.museum import MISTAKES, RIGHT, Mistake
-from sora_ref.conformance.plain import PlainSoRA
-from sora_ref.conformance.reference import Reference
-from sora_ref.conformance.vectors import (
-    CALLS,
-    MANIFEST,
-    NOT_DATA,
-    SCHEMA,
-    TENSORS,
-    Case,
-    load_cases,
-    main,
-    run_case,
-    run_vectors,
-)
+from sora_ref.conformance.golden.vector_file import FOLDER, MANIFEST, SCHEMA, TENSORS, safetensors
+from sora_ref.conformance.museum import BASELINES, MISTAKES, Mistake
+from sora_ref.conformance.museum.baseline import PlainSoRA
 
 Floats = Any
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,8 +50,8 @@ def those(capability: str, *, refused: bool = False) -> list[Case]:
     return [case for case in CASES if case.capability == capability and bool(case.must_refuse) == refused]
 
 
-def wrong(adapter: Adapter | type[Adapter], cases: Sequence[Case] = CASES) -> set[str]:
-    return {verdict.id for verdict in run_vectors(adapter, cases) if verdict.ok is False}
+def wrong(implementation: Implementation | type[Implementation], cases: Sequence[Case] = CASES) -> set[str]:
+    return {verdict.id for verdict in run_vectors(implementation, cases) if verdict.ok is False}
 
 
 class Careful(PlainSoRA):
@@ -349,10 +340,10 @@ def test_rationals_pass_and_no_case_concerns_nobody() -> None:
     assert {verdict.id for verdicts in concerned for verdict in verdicts if verdict.ok} == {case.id for case in CASES}
 
 
-@pytest.mark.parametrize("adapter", [*RIGHT, Careful])
-def test_right_implementations_pass(adapter: type[Adapter]) -> None:
+@pytest.mark.parametrize("implementation", [*BASELINES, Careful])
+def test_right_implementations_pass(implementation: type[Implementation]) -> None:
     refusals = {case.id for case in CASES if case.must_refuse}
-    assert wrong(adapter) <= (set() if adapter is Careful else refusals)
+    assert wrong(implementation) <= (set() if implementation is Careful else refusals)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.must_refuse], ids=named)
@@ -368,7 +359,7 @@ def subject_of(case: Case) -> Any:
     return Subject(Reference(get("numpy")), case.dtype or "float64")
 
 
-PASSED = {base: {verdict.id for verdict in run_vectors(base, CASES) if verdict.ok} for base in RIGHT}
+PASSED = {base: {verdict.id for verdict in run_vectors(base, CASES) if verdict.ok} for base in BASELINES}
 SHOWN = [mistake for mistake in MISTAKES if mistake.refused_by not in NOT_DATA]
 
 
@@ -379,18 +370,18 @@ def test_most_mistakes_can_be_seen_in_data() -> None:
 @pytest.mark.parametrize("mistake", SHOWN, ids=lambda mistake: mistake.name)
 def test_every_mistake_that_data_can_show_fails_a_case_that_its_base_passes(mistake: Mistake) -> None:
     cases = [case for case in CASES if case.id in PASSED[mistake.base] and case.dtype != "float32"]
-    adapter = mistake.adapter()
-    assert any(run_case(adapter, case).ok is False for case in cases)
+    implementation = mistake.implementation()
+    assert any(run_case(implementation, case).ok is False for case in cases)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.expected], ids=named)
 def test_a_changed_expectation_is_noticed(case: Case) -> None:
     rule = next(rule for rule in VARIANTS if run_case(Reference(get("numpy"), rule), case).ok)
-    adapter = Reference(get("numpy"), rule)
+    implementation = Reference(get("numpy"), rule)
     for name, parts in case.expected.items():
         for part, other in changed(parts):
             corrupted = {**case.expected, name: {**parts, part: other}}
-            assert run_case(adapter, replace(case, expected=corrupted)).ok is False
+            assert run_case(implementation, replace(case, expected=corrupted)).ok is False
 
 
 def changed(parts: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -424,12 +415,12 @@ def test_a_verdict_says_what_is_wrong_or_why_a_case_is_left_out() -> None:
     said = {verdict.id: (verdict.ok, verdict.sentence) for verdict in run_vectors(Broken)}
     assert said["prox/soft/signed/float32"] == (
         None,
-        "has the bounds of float32, in which the adapter does not compute",
+        "has the bounds of float32, in which the implementation does not compute",
     )
     assert said["prox/soft/signed/float64"] == (False, "T[0] is -3.0: expected -2.5, give or take 1.6e-15")
     assert said["prox/released/signed/float64"] == (
         None,
-        "is of the choice threshold released; the adapter declares soft",
+        "is of the choice threshold released; the implementation declares soft",
     )
     assert said["forward/rank-0/float64"] == (None, "has a rank below 1")
     assert said["forward/plain/float64"] == (None, "has a bias")
@@ -441,13 +432,13 @@ def test_a_verdict_says_what_is_wrong_or_why_a_case_is_left_out() -> None:
 class Old(Careful):
     spec_version = "0.2"
 
-    gradients = Adapter.gradients
+    gradients = Implementation.gradients
 
 
 def test_younger_cases_and_missing_capabilities_are_left_out() -> None:
     said = {verdict.id: verdict for verdict in run_vectors(Old, CASES)}
-    assert said["store/plain/float64"].sentence == "came with version 0.3; the adapter targets 0.2"
-    assert said["gradients/plain/float64"].sentence == "needs gradients, which the adapter has not got"
+    assert said["store/plain/float64"].sentence == "came with version 0.3; the implementation targets 0.2"
+    assert said["gradients/plain/float64"].sentence == "needs gradients, which the implementation has not got"
 
 
 # --- what makes them

@@ -1,6 +1,6 @@
 """The kit before peers: SoRA in PyTorch and JAX, written from the specification with autograd, and PEFT's layers.
 
-The adapters stand in docs/examples/adapters.  A right implementation passes; what is refused is refused for a reason.
+The implementations stand in docs/examples/implementations.  A right one passes, and a refusal names the right reason.
 """
 
 from __future__ import annotations
@@ -17,21 +17,30 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from sora_ref.conformance import VARIANTS, Adapter, Layer, Layout, Plan, Report, capabilities, check_adapter
-from sora_ref.conformance.jax_adapter import JaxAdapter
-from sora_ref.conformance.torch_adapter import TorchAdapter
+from sora_ref.conformance import (
+    VARIANTS,
+    Implementation,
+    Layer,
+    Plan,
+    Report,
+    StorageLayout,
+    capabilities,
+    check_implementation,
+)
+from sora_ref.conformance.protocol.jax_base import JaxImplementation
+from sora_ref.conformance.protocol.torch_base import TorchImplementation
 
 WANTED = "is not installed: pip install 'sora_ref[oracles]'"
 torch = pytest.importorskip("torch", reason=f"torch {WANTED}")
 jax = pytest.importorskip("jax", reason=f"jax {WANTED}")
 pytest.importorskip("peft", reason=f"peft {WANTED}")
 
-ADAPTERS = Path(__file__).resolve().parents[2] / "docs/examples/adapters"
+IMPLEMENTATIONS = Path(__file__).resolve().parents[2] / "docs/examples/implementations"
 
 
 @cache
 def example(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"adapters_{name}", ADAPTERS / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"adapters_{name}", IMPLEMENTATIONS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -90,7 +99,7 @@ def found(report: Report, status: str) -> dict[str, str]:
 )
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_pytorch_written_from_the_specification_passes_everything(seed: int) -> None:
-    report = check_adapter(example("torch_sora").TorchSoRA, seed=seed, max_examples=20)
+    report = check_implementation(example("torch_sora").TorchSoRA, seed=seed, max_examples=20)
     assert found(report, "failed") == {}
     assert found(report, "skipped") == {"SORA-GATE-3": "declares the amount lr-lambda"}
     assert report.holds
@@ -115,7 +124,7 @@ def test_pytorch_written_from_the_specification_passes_everything(seed: int) -> 
 )
 @pytest.mark.parametrize("seed", [1, 2])
 def test_jax_written_from_the_specification_passes_everything(seed: int) -> None:
-    report = check_adapter(example("jax_sora").JaxSoRA, seed=seed, max_examples=6)
+    report = check_implementation(example("jax_sora").JaxSoRA, seed=seed, max_examples=6)
     assert found(report, "failed") == {}
     assert found(report, "skipped") == {"SORA-GATE-3": "declares the amount lr-lambda"}
     assert report.holds
@@ -128,24 +137,28 @@ def test_jax_written_from_the_specification_passes_everything(seed: int) -> None
     [("torch_sora", "TorchSoRA"), ("jax_sora", "JaxSoRA"), ("minimal_torch", "Mine"), ("minimal_jax", "Mine")],
 )
 def test_core_holds_in_float32(module: str, name: str, seed: int) -> None:
-    report = check_adapter(getattr(example(module), name), level="core", dtype="float32", seed=seed, max_examples=6)
+    report = check_implementation(
+        getattr(example(module), name), level="core", dtype="float32", seed=seed, max_examples=6
+    )
     assert found(report, "failed") == found(report, "skipped") == {}
     assert report.holds
 
 
-@pytest.mark.parametrize(("module", "kind"), [("minimal_torch", TorchAdapter), ("minimal_jax", JaxAdapter)])
+@pytest.mark.parametrize(
+    ("module", "kind"), [("minimal_torch", TorchImplementation), ("minimal_jax", JaxImplementation)]
+)
 def test_smallest_adapters_are_under_15_lines_and_pass_all_that_follows_from_them(module: str, kind: type) -> None:
     mine = example(module).Mine
     assert issubclass(mine, kind)
     assert len(inspect.getsource(mine).splitlines()) < 15
     assert {"forward", "gradients", "gate_steps", "train", "prune"} <= set(capabilities(mine()))
-    report = check_adapter(mine, max_examples=8)
+    report = check_implementation(mine, max_examples=8)
     assert found(report, "failed") == {}
     assert all(reason.startswith(("needs ", "declares ")) for reason in found(report, "skipped").values())
     assert report.holds
 
 
-def with_adamw(variant: str) -> Adapter:
+def with_adamw(variant: str) -> Implementation:
     """torch's own AdamW on all three parameters, then the threshold, outside the optimiser."""
 
     class Mine(example("torch_sora").TorchSoRA):  # type: ignore[misc]
@@ -182,7 +195,7 @@ def test_thresholds_after_pytorchs_adamw_pass_as_the_variant_they_declare(varian
         "SORA-PROX-1", "SORA-GATE-1", "SORA-GATE-2", "SORA-OPT-2", "SORA-GATE-3", "SORA-REVIVAL-1",
         "SORA-STEP-1", "SORA-STEP-7", "SORA-STEP-6",
     ]  # fmt: skip
-    report = check_adapter(with_adamw(variant), dtype=dtype, max_examples=20, only=rules)
+    report = check_implementation(with_adamw(variant), dtype=dtype, max_examples=20, only=rules)
     assert found(report, "failed") == {}
     assert set(found(report, "skipped")) <= {"SORA-GATE-3"}
 
@@ -199,26 +212,28 @@ def test_autocast_passes_as_the_low_precision_it_declares_and_not_as_float32() -
         precision = "bf16, stored"
 
     judged = ["SORA-LINEAR-1", "SORA-LINEAR-3", "SORA-BOUND-2", "SORA-BOUND-4"]
-    report = check_adapter(Declared, dtype="float32", only=judged, max_examples=20)
+    report = check_implementation(Declared, dtype="float32", only=judged, max_examples=20)
     assert found(report, "failed") == {}
-    assert "SORA-BOUND-2" in found(check_adapter(Undeclared, dtype="float32", only=judged, max_examples=20), "failed")
+    assert "SORA-BOUND-2" in found(
+        check_implementation(Undeclared, dtype="float32", only=judged, max_examples=20), "failed"
+    )
 
 
 def test_whole_steps_alone_are_checked_through_themselves() -> None:
-    class WholeSteps(Adapter):
+    class WholeSteps(Implementation):
         """A trainer: what goes in is a layer and data, what comes out are A, g and B after each step."""
 
         def train(self, layer: Layer, xs: Any, dys: Any, plan: Plan) -> Any:
             return example("torch_sora").TorchSoRA().train(layer, xs, dys, plan)
 
-    report = check_adapter(WholeSteps, max_examples=20)
+    report = check_implementation(WholeSteps, max_examples=20)
     assert found(report, "failed") == {}
     derived = {"SORA-LINEAR-3", "SORA-PROX-1", "SORA-GATE-1", "SORA-STEP-1", "SORA-STEP-6", "SORA-STEP-7"}
     assert derived <= set(found(report, "passed"))
     assert "needs forward" in found(report, "skipped")["SORA-LINEAR-1"]
 
 
-def laid_out(xp: Any, layout: Layout, layer: Layer, x: Any) -> Any:
+def laid_out(xp: Any, layout: StorageLayout, layer: Layer, x: Any) -> Any:
     """The map of a layer in any layout, in torch's or JAX's functions."""
     W0, b, A, g, B, s = layer
     if layout.transposed:
@@ -232,8 +247,10 @@ def laid_out(xp: Any, layout: Layout, layer: Layer, x: Any) -> Any:
     return y + s * xp.concatenate(parts, -1)
 
 
-@pytest.mark.parametrize("layout", [Layout(transposed=True), Layout(groups=3), Layout(sites=2)], ids=str)
-def test_bases_take_every_layout(layout: Layout) -> None:
+@pytest.mark.parametrize(
+    "layout", [StorageLayout(transposed=True), StorageLayout(groups=3), StorageLayout(sites=2)], ids=str
+)
+def test_bases_take_every_layout(layout: StorageLayout) -> None:
     class Module(torch.nn.Module):  # type: ignore[misc, name-defined]
         def __init__(self, given: Layer) -> None:
             super().__init__()
@@ -243,7 +260,7 @@ def test_bases_take_every_layout(layout: Layout) -> None:
         def forward(self, x: Any) -> Any:
             return laid_out(torch, layout, self.given._replace(A=self.A, g=self.g, B=self.B), x)
 
-    class InTorch(TorchAdapter):
+    class InTorch(TorchImplementation):
         parameters: ClassVar = {"A": "A", "g": "g", "B": "B"}
 
         def module(self, layer: Layer) -> Any:
@@ -252,17 +269,17 @@ def test_bases_take_every_layout(layout: Layout) -> None:
         def optimizer(self, module: Any, plan: Plan) -> Any:
             return example("torch_sora").ProximalSGD((module.A, module.B), [module.g], plan.peak, plan.strength)
 
-    class InJax(JaxAdapter):
+    class InJax(JaxImplementation):
         def update(self, trained: Any, grads: Any, state: Any, plan: Plan, t: int) -> Any:
             return example("jax_sora").proximal_sgd(trained, grads, plan.lrs[t - 1], plan.strength), state
 
         def apply(self, params: dict[str, Any], x: Any) -> Any:
             return laid_out(jax.numpy, layout, Layer(**params), x)
 
-    for adapter in (InTorch(), InJax()):
-        adapter.layout = layout  # type: ignore[misc]
+    for implementation in (InTorch(), InJax()):
+        implementation.layout = layout  # type: ignore[misc]
         judged = ["SORA-LINEAR-1", "SORA-LINEAR-3", "SORA-GATE-1", "SORA-STEP-1"]
-        report = check_adapter(adapter, only=judged, max_examples=8)
+        report = check_implementation(implementation, only=judged, max_examples=8)
         assert found(report, "failed") == {}
         assert set(judged) <= set(found(report, "passed"))
 
@@ -278,7 +295,7 @@ LORA_CLAIMS = {
 @pytest.mark.independent("SORA-LINEAR-1", "SORA-LINEAR-3", "SORA-PRUNE-4", "SORA-PRUNE-5", "SORA-STORE-1")
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_peft_lora_passes_as_the_pruned_form(dtype: str) -> None:
-    report = check_adapter(example("peft_lora").PeftLoRA, dtype=dtype, max_examples=15)
+    report = check_implementation(example("peft_lora").PeftLoRA, dtype=dtype, max_examples=15)
     assert found(report, "failed") == {}
     assert set(found(report, "passed")) == LORA_CLAIMS
 
@@ -286,7 +303,7 @@ def test_peft_lora_passes_as_the_pruned_form(dtype: str) -> None:
 @pytest.mark.independent("SORA-STEP-1", "SORA-STEP-6", "SORA-STEP-7")
 def test_peft_lora_trained_by_sgd_passes_without_gates() -> None:
     steps = ["SORA-STEP-1", "SORA-STEP-6", "SORA-STEP-7", "SORA-PROX-1", "SORA-GATE-1"]
-    report = check_adapter(example("peft_lora").TrainedPeftLoRA, max_examples=15, only=steps)
+    report = check_implementation(example("peft_lora").TrainedPeftLoRA, max_examples=15, only=steps)
     assert found(report, "failed") == {}
     assert set(found(report, "passed")) == {"SORA-STEP-1", "SORA-STEP-6", "SORA-STEP-7"}
 
@@ -311,7 +328,7 @@ def test_peft_merges_twice_without_a_word_but_a_warning_and_refuses_rank_0() -> 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_adalora_is_refused_for_its_scale_which_a_tolerance_passes(dtype: str) -> None:
     adalora = example("peft_adalora").PeftAdaLoRA
-    report = check_adapter(adalora, level="core", dtype=dtype, max_examples=20)
+    report = check_implementation(adalora, level="core", dtype=dtype, max_examples=20)
     long_sums = {"SORA-BOUND-2", "SORA-BOUND-4"} if dtype == "float64" else set()
     assert {"SORA-LINEAR-1", "SORA-LINEAR-3"} | long_sums <= set(found(report, "failed"))
     assert not report.holds
@@ -329,7 +346,7 @@ def test_adalora_is_refused_for_its_scale_which_a_tolerance_passes(dtype: str) -
 # --- what the bases themselves do ---
 
 
-def broken(change: str) -> Adapter:
+def broken(change: str) -> Implementation:
     """The right implementation with one thing wrong."""
 
     class Broken(example("torch_sora").TorchSoRA):  # type: ignore[misc]
@@ -369,7 +386,7 @@ def broken(change: str) -> Adapter:
     ],
 )
 def test_what_the_user_overrides_is_what_is_judged(change: str, refused: str) -> None:
-    assert set(found(check_adapter(broken(change), only=[refused], max_examples=20), "failed")) == {refused}
+    assert set(found(check_implementation(broken(change), only=[refused], max_examples=20), "failed")) == {refused}
 
 
 def test_a_scheduler_of_the_users_own_is_stepped_after_the_optimiser() -> None:
@@ -378,12 +395,12 @@ def test_a_scheduler_of_the_users_own_is_stepped_after_the_optimiser() -> None:
             optimizer = super().optimizer(module, plan)
             return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: plan.lrs[t] / plan.peak)
 
-    report = check_adapter(Mine, only=["SORA-STEP-7", "SORA-GATE-2"], max_examples=20)
+    report = check_implementation(Mine, only=["SORA-STEP-7", "SORA-GATE-2"], max_examples=20)
     assert set(found(report, "passed")) == {"SORA-STEP-7", "SORA-GATE-2"}
 
 
-@pytest.mark.parametrize("base", [TorchAdapter, JaxAdapter])
-def test_a_base_claims_only_what_its_subclass_can_do(base: type[Adapter]) -> None:
+@pytest.mark.parametrize("base", [TorchImplementation, JaxImplementation])
+def test_a_base_claims_only_what_its_subclass_can_do(base: type[Implementation]) -> None:
     assert capabilities(base()) == ()
 
     class Pruner(base):  # type: ignore[valid-type, misc]
@@ -391,10 +408,10 @@ def test_a_base_claims_only_what_its_subclass_can_do(base: type[Adapter]) -> Non
             return layer
 
     assert capabilities(Pruner()) == ("prune",)
-    hook = "module" if base is TorchAdapter else "apply"
+    hook = "module" if base is TorchImplementation else "apply"
     given = type("Given", (base,), {hook: lambda self, *arguments: None})
     assert {"forward", "gradients"} <= set(capabilities(given())) <= {"forward", "gradients", "accumulate"}
-    less = type("Less", (given,), {"gradients": Adapter.gradients})
+    less = type("Less", (given,), {"gradients": Implementation.gradients})
     assert "gradients" not in capabilities(less())
 
 
@@ -402,14 +419,16 @@ def test_a_parameter_of_another_shape_is_named() -> None:
     class Transposed(example("torch_sora").TorchSoRA):  # type: ignore[misc]
         parameters: ClassVar = {**example("torch_sora").TorchSoRA.parameters, "A": "lora_B", "B": "lora_A"}
 
-    report = check_adapter(Transposed, only=["SORA-LINEAR-1"], max_examples=20)
+    report = check_implementation(Transposed, only=["SORA-LINEAR-1"], max_examples=20)
     assert "A, the module's lora_B, has shape" in found(report, "failed")["SORA-LINEAR-1"]
 
 
 def test_jax_and_pytorch_are_left_as_they_were() -> None:
     before = jax.config.jax_enable_x64, torch.get_num_threads(), torch.get_rng_state()
     for module, name in (("torch_sora", "TorchSoRA"), ("jax_sora", "JaxSoRA")):
-        check_adapter(getattr(example(module), name), only=["SORA-LINEAR-1.dropout", "SORA-STEP-1"], max_examples=2)
+        check_implementation(
+            getattr(example(module), name), only=["SORA-LINEAR-1.dropout", "SORA-STEP-1"], max_examples=2
+        )
     after = jax.config.jax_enable_x64, torch.get_num_threads(), torch.get_rng_state()
     assert before[:2] == after[:2]
     assert torch.equal(before[2], after[2])
@@ -417,7 +436,7 @@ def test_jax_and_pytorch_are_left_as_they_were() -> None:
 
 def test_importing_the_kit_and_its_bases_loads_neither_pytorch_nor_jax() -> None:
     code = (
-        "import sys, sora_ref.conformance, sora_ref.conformance.torch_adapter, sora_ref.conformance.jax_adapter; "
+        "import sys, sora_ref.conformance, sora_ref.conformance.protocol.torch_base; "
         "print(*({'torch', 'jax'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

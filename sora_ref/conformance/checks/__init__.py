@@ -1,14 +1,4 @@
-"""The checks, by the clauses they belong to; importing this package registers them all, in this order."""
+"""What a check's author touches: a module for each group of clauses, the draws they share, and the list of all checks.
 
-from sora_ref.conformance.checks import (  # noqa: I001 - the order is that of the list
-    linear,
-    dropout,
-    prox,
-    gate,
-    step,
-    schedules,
-    beginnings,
-    prune,
-)
-
-MODULES = (linear, dropout, prox, gate, step, schedules, beginnings, prune)
+A module gives its checks, in order, as `CHECKS`; `catalogue` puts them together.
+"""

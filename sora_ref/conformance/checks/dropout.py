@@ -8,17 +8,18 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from sora_ref.conformance.adapter import Floats, Layer
-from sora_ref.conformance.cases import array, whole
-from sora_ref.conformance.judge import agree, exactly, gradient_bounds
-from sora_ref.conformance.refusal import Refusal
-from sora_ref.conformance.registry import check
-from sora_ref.conformance.subject import Subject
+from sora_ref.conformance.checks.examples import array, whole
+from sora_ref.conformance.engine.check import check
+from sora_ref.conformance.engine.judge import agree, exactly, gradient_bounds
+from sora_ref.conformance.engine.refusal import Refusal
+from sora_ref.conformance.engine.subject import Subject
+from sora_ref.conformance.protocol.layer import Floats, Layer
+from sora_ref.linear import sora_linear_backward, sora_linear_forward
 
 
 def one_mask(subject: Subject) -> str | None:
     """Why a mask cannot be read off the output."""
-    layout = subject.adapter.layout
+    layout = subject.implementation.layout
     if layout.groups > 1 or layout.sites > 1:
         return "a layer with several slices or sites shows no single mask"
     return None
@@ -29,6 +30,7 @@ def one_mask(subject: Subject) -> str | None:
     "dropout on the branch's input alone",
     formula="y = x W0ᵀ + b + s·((drop(x) Aᵀ) ⊙ g) Bᵀ, drop(x) = keep ⊙ x/(1 − p)",
     source="released code",
+    function=sora_linear_forward,
     requires="training_forward",
     examples=lambda subject: st.fixed_dictionaries({"p": st.sampled_from((0.5, 0.75)), "seed": whole(0, 2**16)}),
     applies=one_mask,
@@ -39,8 +41,8 @@ def dropout(subject: Subject, p: float, seed: int) -> None:
     So the branch shows the mask twice: an output of two inputs is the sum of theirs only if the mask acts on x.
     """
     make = partial(np.array, dtype=subject.dtype)
-    W0, b = make([[0, 0], [0, 0], [0, 0], [1, 0]]), make([0, 0, 0, 2]) if subject.adapter.biased else None
-    if subject.adapter.gated:
+    W0, b = make([[0, 0], [0, 0], [0, 0], [1, 0]]), make([0, 0, 0, 2]) if subject.implementation.biased else None
+    if subject.implementation.gated:
         A, g, s = make([[1, 0], [0, -1], [1, 1]]), make([0.5, -0.5, 0.5]), 2.0
     else:
         A, g, s = make([[0.5, 0], [0, 0.5], [0.5, 0.5]]), make([1, 1, 1]), 2.0
@@ -85,6 +87,7 @@ def dropout(subject: Subject, p: float, seed: int) -> None:
     "the gradients under dropout, with the forward's own mask",
     formula="dA = (v ⊙ g)ᵀ drop(x), dx = dy W0 + drop((v ⊙ g)A) with the same mask",
     source="derived from SORA-LINEAR-1",
+    function=sora_linear_backward,
     requires=("training_forward", "training_gradients"),
     examples=lambda subject: st.fixed_dictionaries(
         {"p": st.sampled_from((0.75, 0.5)), "seed": whole(0, 2**16), "dy": array((3, 4), subject.dtype)}
@@ -95,7 +98,7 @@ def dropout_gradients(subject: Subject, p: float, seed: int, dy: Floats) -> None
     """The mask is read off the forward of a layer that shows it; p makes every scale exact."""
     one, ones = np.eye(4, dtype=subject.dtype), np.ones((3, 4), subject.dtype)
     x = np.resize((1.0, 2.0, -1.0, 0.5, -2.0), (3, 4)).astype(subject.dtype)
-    g = np.array([1, 2, -1, 0.5] if subject.adapter.gated else [1, 1, 1, 1], subject.dtype)
+    g = np.array([1, 2, -1, 0.5] if subject.implementation.gated else [1, 1, 1, 1], subject.dtype)
     layer = Layer(2 * one, None, one, g, one, 2.0)
 
     def mask(key: int) -> Floats:
@@ -124,3 +127,6 @@ def dropout_gradients(subject: Subject, p: float, seed: int, dy: Floats) -> None
     for name, right in expected(here).items():
         if name in found:
             agree(name, found[name], exactly(right), bounds[name], subject.precision, partial(guesses, name))
+
+
+CHECKS = (dropout, dropout_gradients)

@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from sora_ref.conformance.adapter import Floats, Plan
-from sora_ref.conformance.cases import array
-from sora_ref.conformance.choices import VARIANTS, Choices
-from sora_ref.conformance.refusal import Refusal
-from sora_ref.conformance.registry import check
-from sora_ref.conformance.stepping import agree_with_span, exactly_known, gate_span, lies_in
-from sora_ref.conformance.subject import Subject
+from sora_ref.conformance.checks.examples import array
+from sora_ref.conformance.engine.check import check
+from sora_ref.conformance.engine.refusal import Refusal
+from sora_ref.conformance.engine.step_intervals import agree_with_span, exactly_known, gate_span, lies_in
+from sora_ref.conformance.engine.subject import Subject
+from sora_ref.conformance.protocol.choices import VARIANTS, Choices
+from sora_ref.conformance.protocol.layer import Floats, Plan
+from sora_ref.gate import gate_update, in_metric
+from sora_ref.optim import AdamW
 
 GATES = (1.0, -1.0, 0.5, 2.0, -0.75, 0.0, 0.25)
 GRADS = (1.0, -1.0, 0.5, 0.25, -2.0, 0.0)
@@ -111,6 +113,7 @@ def _possible(choices: Choices) -> bool:
     "the first step of the gates",
     formula="g ← T_a(descend(g, ∇_g L0)), as declared",
     source="SoRA eq. 10",
+    function=gate_update,
     requires="gate_steps",
     level="full",
     examples=steps(1),
@@ -126,6 +129,7 @@ def first_step(subject: Subject, g: Floats, grads: Floats, plan: Plan) -> None:
     "the gates' optimiser over several steps",
     formula="m ← β₁m + (1−β₁)G, v ← β₂v + (1−β₂)G², g − η·m̂/(√v̂ + ε), as declared",
     source="Kingma & Ba 2015; Loshchilov & Hutter 2019",
+    function=AdamW,
     requires="gate_steps",
     examples=steps(4),
     deviation=departs,
@@ -141,6 +145,7 @@ def several_steps(subject: Subject, g: Floats, grads: Floats, plan: Plan) -> Non
     "the learning rate and the threshold are those of this very step",
     formula="ξ_t = η_t·λ (or ξ), descent by η_t",
     source="SoRA eq. 10",
+    function=gate_update,
     requires="gate_steps",
     examples=lambda subject: steps(3, (0.25, 0.5, 0.125, 0.0625))(subject),
     deviation=reads_another,
@@ -156,6 +161,7 @@ def rates(subject: Subject, g: Floats, grads: Floats, plan: Plan) -> None:
     "the threshold in Adam's metric, by coordinate",
     formula="a_i = η_t·λ/C_i, C_i = √v̂_i + ε",
     source="Yun, Lozano & Yang 2021",
+    function=in_metric,
     requires="gate_steps",
     examples=steps(2),
     deviation=departs,
@@ -173,6 +179,7 @@ def metric(subject: Subject, g: Floats, grads: Floats, plan: Plan) -> None:
     "a closed gate comes back exactly when its step exceeds the threshold",
     formula="g_i = 0: g_i' ≠ 0 ⇔ |step_i| > a",
     source="derived from SoRA eq. 10-11",
+    function=gate_update,
     requires="gate_steps",
     examples=lambda subject: steps(2)(subject).map(_closed),
     deviation=departs,
@@ -204,3 +211,6 @@ def _needs_steps(subject: Subject) -> str | None:
     if subject.has.get("gate_steps") == "train":
         return "whole steps show only the first step of a gate alone; SORA-STEP looks at the others"
     return None
+
+
+CHECKS = (first_step, several_steps, rates, metric, revival)

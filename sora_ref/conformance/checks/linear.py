@@ -9,19 +9,16 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from sora_ref.bounds import BF16, FP16, TF32, precision_of
-from sora_ref.conformance.adapter import Floats, Layer, Missing, Plan
-from sora_ref.conformance.cases import in_corner, long_problems, problems
-from sora_ref.conformance.judge import (
-    agree,
-    exact_forward,
-    exact_gradients,
-    forward_bound,
-    gradient_bounds,
-)
-from sora_ref.conformance.refusal import Refusal
-from sora_ref.conformance.registry import check
-from sora_ref.conformance.subject import Subject, in_blocks
+from sora_ref.bounds import BF16, FP16, TF32, linear_backward_bound, linear_bound, precision_of
+from sora_ref.conformance.checks.examples import in_corner, long_problems, problems
+from sora_ref.conformance.engine.check import check
+from sora_ref.conformance.engine.judge import agree, exact_forward, exact_gradients, forward_bound, gradient_bounds
+from sora_ref.conformance.engine.refusal import Refusal
+from sora_ref.conformance.engine.subject import Subject
+from sora_ref.conformance.protocol.implementation import Missing
+from sora_ref.conformance.protocol.layer import Floats, Layer, Plan
+from sora_ref.conformance.protocol.storage_layout import in_blocks
+from sora_ref.linear import sora_linear_backward, sora_linear_forward
 
 EQUATION = "y = x W0ᵀ + b + s·((x Aᵀ) ⊙ g) Bᵀ"
 # Precisions that a wrong result may turn out to be within, the best first.
@@ -39,6 +36,7 @@ def one_problem(subject: Subject) -> st.SearchStrategy[dict[str, Any]]:
     "nothing is changed, and nothing is remembered",
     formula="f(layer, x) depends on its arguments alone, and leaves them as they are",
     source="derived: a function",
+    function=sora_linear_forward,
     since="0.3",
     requires="forward",
     level="core",
@@ -49,8 +47,8 @@ def pure(subject: Subject, layer: Layer, x: Floats, dy: Floats) -> None:
     subject.changed.clear()
     first = subject.forward(layer, x)
     kept = first.copy()
-    adapter = layer.adapter
-    other = layer._replace(A=adapter.A + 1, B=2 * adapter.B, b=None if layer.b is None else layer.b + 1)
+    branch = layer.adapter
+    other = layer._replace(A=branch.A + 1, B=2 * branch.B, b=None if layer.b is None else layer.b + 1)
     subject.forward(other, x + 1)
     if not np.array_equal(first, kept):
         raise Refusal("a result changed when the next one was computed: expected an array of its own")
@@ -80,14 +78,15 @@ def pure(subject: Subject, layer: Layer, x: Floats, dy: Floats) -> None:
     "no capability changes its arguments, or their dtype",
     formula="arrays come back in the dtype that is given, and what is given stays as it is",
     source="derived: functions",
+    function=sora_linear_forward,
     since="0.3",
     requires="forward",
     level="core",
 )
 def arguments(subject: Subject) -> None:
     """Everything once, in every dtype that is declared; whether the values are right is for the other checks."""
-    for dtype in subject.adapter.dtypes:
-        other = Subject(subject.adapter, dtype)
+    for dtype in subject.implementation.dtypes:
+        other = Subject(subject.implementation, dtype)
         for name, call in _calls(other).items():
             if other.has.get(name) == name:
                 try:
@@ -96,7 +95,7 @@ def arguments(subject: Subject) -> None:
                     continue
                 except Refusal as refusal:
                     if "dtype" in refusal.sentence:
-                        words = ", ".join(repr(each) for each in subject.adapter.dtypes if each != dtype)
+                        words = ", ".join(repr(each) for each in subject.implementation.dtypes if each != dtype)
                         refusal.guesses = (f"{name} computes in {words} alone: then declare dtypes = ({words},)",)
                         raise
         if other.changed:
@@ -132,6 +131,7 @@ def _calls(subject: Subject) -> dict[str, Callable[[], Any]]:
     "the map",
     formula=EQUATION,
     source="SoRA eq. 6-9",
+    function=sora_linear_forward,
     requires="forward",
     level="core",
     examples=one_problem,
@@ -173,6 +173,7 @@ def _wrong_forwards(layer: Layer, x: Floats) -> dict[str, Any]:
     "the gradients",
     formula=GRADIENTS,
     source="derived from SoRA eq. 6-9",
+    function=sora_linear_backward,
     requires="gradients",
     level="core",
     examples=one_problem,
@@ -186,7 +187,7 @@ def gradients(subject: Subject, layer: Layer, x: Floats, dy: Floats) -> None:
 
 def _gradients_agree(subject: Subject, layer: Layer, x: Floats, dy: Floats, found: dict[str, Floats]) -> None:
     exact, precision = exact_gradients(layer, x, dy), subject.precision
-    exact["dB"] = in_blocks(exact["dB"], subject.adapter.layout.groups)
+    exact["dB"] = in_blocks(exact["dB"], subject.implementation.layout.groups)
     bounds = gradient_bounds(layer, x, dy, precision)
     for name in ("dB", "dg", "dA", "dx"):
         if name in found:
@@ -234,10 +235,11 @@ def _wrong_gradients(name: str, layer: Layer, x: Floats, dy: Floats) -> dict[str
     "a closed gate stops the gradients of its row and column, and not its own",
     formula="g_i = 0 ⇒ dA[i, :] = 0 and dB[:, i] = 0 exactly; dg_i = Σₙ v_i z_i",
     source="derived from SORA-LINEAR-3",
+    function=sora_linear_backward,
     requires="gradients",
     level="core",
     examples=lambda subject: problems(subject, least=1, leading=((1,), (2,)), gates=st.sampled_from((0.0, 1.0))),
-    applies=lambda subject: None if subject.adapter.gated else "the implementation has no gates",
+    applies=lambda subject: None if subject.implementation.gated else "the implementation has no gates",
 )
 def closed_gates(subject: Subject, layer: Layer, x: Floats, dy: Floats) -> None:
     """Exact zeros, and the closed gate's own gradient within its bound."""
@@ -262,6 +264,7 @@ def closed_gates(subject: Subject, layer: Layer, x: Floats, dy: Floats) -> None:
     "y is as exact as the declared precision makes it",
     formula="|ŷ − y| ≤ γ_N·S + (1 + γ_N)·Ω",
     source="derived; Higham 2002",
+    function=linear_bound,
     requires="forward",
     level="core",
     examples=long_problems,
@@ -284,6 +287,7 @@ def forward_precision(subject: Subject, layer: Layer, x: Floats, dy: Floats) -> 
     "the gradients are as exact as the declared precision makes them",
     formula="|dθ̂ − dθ| ≤ γ_N·S + (1 + γ_N)·Ω, N by gradient",
     source="derived; Higham 2002",
+    function=linear_backward_bound,
     since="0.2",
     requires="gradients",
     level="core",
@@ -302,3 +306,6 @@ def gradient_precision(subject: Subject, layer: Layer, x: Floats, dy: Floats) ->
             if within and within[0] != subject.precision.name:
                 refusal.guesses = (f"it lies within the bound of {within[0]}: something is computed in that",)
         raise
+
+
+CHECKS = (pure, arguments, forward, gradients, closed_gates, forward_precision, gradient_precision)

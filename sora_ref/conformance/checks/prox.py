@@ -8,14 +8,14 @@ import numpy as np
 from hypothesis import strategies as st
 
 from sora_ref.bounds import gamma
-from sora_ref.conformance.adapter import Floats
-from sora_ref.conformance.cases import array, whole
-from sora_ref.conformance.choices import Choices
-from sora_ref.conformance.judge import agree, exactly, number
-from sora_ref.conformance.refusal import Refusal
-from sora_ref.conformance.registry import check
-from sora_ref.conformance.subject import Subject
-from sora_ref.prox import l1_value, released_threshold, soft_threshold
+from sora_ref.conformance.checks.examples import array, whole
+from sora_ref.conformance.engine.check import check
+from sora_ref.conformance.engine.judge import agree, exactly, number
+from sora_ref.conformance.engine.refusal import Refusal
+from sora_ref.conformance.engine.subject import Subject
+from sora_ref.conformance.protocol.choices import Choices
+from sora_ref.conformance.protocol.layer import Floats
+from sora_ref.prox import l1_value, prox_kkt_distance, released_threshold, soft_threshold
 
 POINTS = (1.0, 2.0, -1.0, 0.25, 0.5, -0.5, 0.75, -2.0, 3.0, 0.0, -0.25, 1.5, -0.75, 0.375)
 THRESHOLDS = (0.5, 1.0, 0.25, 0.0)
@@ -44,6 +44,7 @@ def all_points(subject: Subject) -> list[dict[str, Any]]:
     "the soft threshold",
     formula="T_ξ(v) = v − clip(v, −ξ, ξ)",
     source="SoRA eq. 11",
+    function=soft_threshold,
     requires="prox",
     level="core",
     examples=points,
@@ -82,6 +83,7 @@ def soft(subject: Subject, v: Floats, xi: float) -> None:
     "exact zeros inside the threshold, and only there",
     formula="T_ξ(v) = 0 ⇔ |v| ≤ ξ",
     source="SoRA eq. 11",
+    function=soft_threshold,
     requires="prox",
     level="core",
     examples=lambda subject: st.fixed_dictionaries({"key": whole(0, 2**16), "xi": st.sampled_from((0.1, 1 / 3, 1e-3))}),
@@ -113,6 +115,7 @@ def zeros(subject: Subject, key: int, xi: float) -> None:
     "NaN stays NaN, and infinities stay",
     formula="T_ξ(NaN) = NaN, T_ξ(±∞) = ±∞",
     source="derived: v − clip(v, −ξ, ξ)",
+    function=soft_threshold,
     requires="prox",
 )
 def special(subject: Subject) -> None:
@@ -134,6 +137,7 @@ def special(subject: Subject) -> None:
     "odd, monotone and non-expansive",
     formula="T(−v) = −T(v);  u ≤ v ⇒ 0 ≤ T(v) − T(u) ≤ v − u",
     source="SoRA eq. 13; Moreau 1965",
+    function=soft_threshold,
     requires="prox",
     level="core",
     examples=points,
@@ -159,6 +163,7 @@ def laws(subject: Subject, v: Floats, xi: float) -> None:
     "the optimality condition",
     formula="v − T_ξ(v) ∈ ξ ∂‖T_ξ(v)‖₁",
     source="SoRA eq. 13; Moreau 1965",
+    function=prox_kkt_distance,
     requires="prox",
     level="core",
     examples=points,
@@ -184,6 +189,7 @@ def optimality(subject: Subject, v: Floats, xi: float) -> None:
     "the penalty is a sum over all modules",
     formula="λ Σₖ ‖g⁽ᵏ⁾‖₁",
     source="SoRA eq. 14",
+    function=l1_value,
     requires="penalty",
     examples=lambda subject: st.fixed_dictionaries(
         {
@@ -209,3 +215,6 @@ def penalty(subject: Subject, gates: tuple[Floats, ...], lam: float) -> None:
     }
     bound = gamma(count + 2, subject.precision.unit) * lam * total
     agree("penalty", got, exact, bound, subject.precision, lambda: guesses)
+
+
+CHECKS = (soft, zeros, special, laws, optimality, penalty)

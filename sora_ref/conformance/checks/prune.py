@@ -1,4 +1,4 @@
-"""SORA-PRUNE, SORA-COUNT and SORA-STORE: what is left of an adapter, merged, counted and written down."""
+"""SORA-PRUNE, SORA-COUNT and SORA-STORE: what is left of an implementation, merged, counted and written down."""
 
 from __future__ import annotations
 
@@ -10,13 +10,25 @@ import numpy as np
 from hypothesis import strategies as st
 
 from sora_ref.bounds import unmerge_bound
-from sora_ref.conformance.adapter import Floats, Layer
-from sora_ref.conformance.cases import corner, in_corner, layers, long_problems, problems
-from sora_ref.conformance.choices import Choices
-from sora_ref.conformance.judge import agree, exact_forward, exact_merged, exactly, forward_bound, sites, weight_bound
-from sora_ref.conformance.refusal import Refusal
-from sora_ref.conformance.registry import check
-from sora_ref.conformance.subject import Subject, in_blocks
+from sora_ref.conformance.checks.examples import corner, in_corner, layers, long_problems, problems
+from sora_ref.conformance.engine.check import check
+from sora_ref.conformance.engine.judge import (
+    agree,
+    exact_forward,
+    exact_merged,
+    exactly,
+    forward_bound,
+    sites,
+    weight_bound,
+)
+from sora_ref.conformance.engine.refusal import Refusal
+from sora_ref.conformance.engine.subject import Subject
+from sora_ref.conformance.protocol.choices import Choices
+from sora_ref.conformance.protocol.layer import Floats, Layer
+from sora_ref.conformance.protocol.storage_layout import in_blocks
+from sora_ref.count import count_parameters, module_ranks
+from sora_ref.linear import SoRA
+from sora_ref.prune import kept_components, merge, prune, unmerge
 
 # A gate this small is open: a tolerance would drop it, and with these A and B its component shows.
 TINY = 2.0**-30
@@ -32,7 +44,7 @@ def rescaled(choices: Choices) -> str | None:
 
 def ungated(subject: Subject) -> str | None:
     """Why pruning has nothing to drop."""
-    return None if subject.adapter.gated else "the implementation has no gates"
+    return None if subject.implementation.gated else "the implementation has no gates"
 
 
 def _one_layer(subject: Subject, **options: Any) -> st.SearchStrategy[dict[str, Any]]:
@@ -49,6 +61,7 @@ def _short_or_long(subject: Subject) -> st.SearchStrategy[dict[str, Any]]:
     "a component is dropped exactly when its gate is zero",
     formula="I = {i : g_i = 0}, no tolerance",
     source="SoRA eq. 12",
+    function=kept_components,
     requires="prune",
     level="core",
     examples=lambda subject: _one_layer(subject, gates=st.sampled_from((1.0, 0.0, TINY, -TINY, -1.0))),
@@ -61,7 +74,7 @@ def _short_or_long(subject: Subject) -> st.SearchStrategy[dict[str, Any]]:
 def dropped(subject: Subject, layer: Layer) -> None:
     """Tiny gates stay, negative ones too, all and none are dropped."""
     left = subject.prune(layer)
-    groups, lowest = subject.adapter.layout.groups, subject.adapter.least_rank
+    groups, lowest = subject.implementation.layout.groups, subject.implementation.least_rank
     opened = np.reshape(layer.adapter.g != 0, (groups, -1)).sum(
         axis=1
     )  # slices of one layer have one rank, the largest
@@ -88,6 +101,7 @@ def dropped(subject: Subject, layer: Layer) -> None:
     "pruning does not change the map, nor s",
     formula="f(pruned, x) = f(layer, x)",
     source="SoRA eq. 12",
+    function=prune,
     requires="prune",
     level="core",
     examples=lambda subject: st.one_of(problems(subject, leading=((2,), (1,))), long_problems(subject)),
@@ -145,6 +159,7 @@ def _wrong_prunings(layer: Layer, x: Floats) -> dict[str, Any]:
     "merging",
     formula="W = W0 + s·B diag(g) A",
     source="derived from SoRA eq. 6-9",
+    function=merge,
     requires="merge",
     examples=_short_or_long,
     always=lambda subject: [{"layer": corner(subject, 0.0, 2.0, -1.0)}],
@@ -179,6 +194,7 @@ def _wrong_merges(layer: Layer) -> dict[str, Any]:
     "a second merge, a tied weight and dropout in training are refused",
     formula="merge raises",
     source="derived",
+    function=merge,
     requires="refuse_merge",
     examples=lambda subject: st.fixed_dictionaries(
         {"layer": layers(subject, least=1), "case": st.sampled_from(("again", "tied", "dropout"))}
@@ -200,6 +216,7 @@ def refused_merges(subject: Subject, layer: Layer, case: str) -> None:
     "unmerging gives W0 back",
     formula="unmerge(merge(W0)) = W0 bit for bit where it was kept, else within u|W0| + (1+u)u(|W0| + |ΔW|)",
     source="derived",
+    function=unmerge,
     requires="unmerge",
     examples=lambda subject: _one_layer(subject),
 )
@@ -230,6 +247,7 @@ def _models(subject: Subject) -> st.SearchStrategy[dict[str, Any]]:
     "the rank of every module",
     formula="rank = #{i : g_i ≠ 0}",
     source="SoRA eq. 12",
+    function=module_ranks,
     requires="ranks",
     examples=_models,
 )
@@ -247,11 +265,12 @@ def ranks(subject: Subject, layers_: dict[str, Layer]) -> None:
     "the parameters retained",
     formula="Σ over modules of (in + out)·#{i : g_i ≠ 0}",
     source="SoRA eq. 12",
+    function=count_parameters,
     requires="count",
     examples=_models,
     applies=lambda subject: (
         "a fused or tied layer shares what is counted"
-        if subject.adapter.layout.groups > 1 or subject.adapter.layout.sites > 1
+        if subject.implementation.layout.groups > 1 or subject.implementation.layout.sites > 1
         else None
     ),
 )
@@ -289,6 +308,7 @@ def counted(subject: Subject, layers_: dict[str, Layer]) -> None:
     "what is saved is loaded again, bit for bit",
     formula="load(save(layer)) = layer: A, g with its zeros, B and s, in their dtype",
     source="derived",
+    function=SoRA,
     since="0.3",
     requires=("save", "load"),
     examples=lambda subject: st.fixed_dictionaries(
@@ -297,7 +317,7 @@ def counted(subject: Subject, layers_: dict[str, Layer]) -> None:
 )
 def stored(subject: Subject, layer: Layer) -> None:
     """Numbers with full mantissas; everything that the map needs comes back."""
-    third, groups = np.asarray(1 / 3, subject.dtype), subject.adapter.layout.groups
+    third, groups = np.asarray(1 / 3, subject.dtype), subject.implementation.layout.groups
     layer = layer._replace(A=layer.A + third, B=in_blocks(layer.B + third, groups), s=16 / 3 if layer.s != 1 else 1.0)
     with tempfile.TemporaryDirectory() as folder:
         back = subject.store(layer, Path(folder))
@@ -325,3 +345,6 @@ def stored(subject: Subject, layer: Layer) -> None:
     if float(back.s) != layer.s:
         likely = "s is lost" if float(back.s) == 1 else ""
         raise Refusal(f"s comes back as {float(back.s)!r}: expected {layer.s!r}", quantity="s", guesses=(likely,))
+
+
+CHECKS = (dropped, same_map, merged, refused_merges, unmerged, ranks, counted, stored)

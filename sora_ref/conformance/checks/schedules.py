@@ -7,11 +7,12 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from sora_ref.conformance.cases import whole
-from sora_ref.conformance.judge import Guesses
-from sora_ref.conformance.refusal import Refusal
-from sora_ref.conformance.registry import check
-from sora_ref.conformance.subject import Subject
+from sora_ref.algorithm1 import sparsify
+from sora_ref.conformance.checks.examples import whole
+from sora_ref.conformance.engine.check import check
+from sora_ref.conformance.engine.judge import Guesses
+from sora_ref.conformance.engine.refusal import Refusal
+from sora_ref.conformance.engine.subject import Subject
 from sora_ref.schedules import algorithm_1_values, linear_warmup_decay, released_linear, stage_values
 
 
@@ -59,6 +60,7 @@ def _rates(peak: float, total: int, warmup: int) -> list[float]:
     "linear warm-up and decay without a wasted step",
     formula="η_t = peak·min(t/W, (total + 1 − t)/(total + 1 − W)), W = max(warm-up, 1)",
     source="SORA-SCHED-2, counted without its wasted step",
+    function=linear_warmup_decay,
     requires="learning_rates",
     examples=lambda subject: whole(1, 12).flatmap(
         lambda total: st.fixed_dictionaries(
@@ -88,6 +90,7 @@ def learning_rates(subject: Subject, peak: float, total: int, warmup: int) -> No
     "thresholds by stage: linear, log_linear, exp_linear",
     formula="equal steps of ξ, of exp ξ, or of log ξ, from start to stop, both included",
     source="released code",
+    function=stage_values,
     requires="stage_values",
     examples=lambda subject: st.fixed_dictionaries(
         {
@@ -120,6 +123,7 @@ def thresholds(subject: Subject, kind: str, start: float, stop: float, stages: i
     "the sparsifying scheduler's thresholds",
     formula="ξ_k = ξ0 + kδ for k = 0, 1, … while ξ_k ≤ ξ_max",
     source="SoRA Algorithm 1",
+    function=algorithm_1_values,
     requires="algorithm_1",
     examples=lambda subject: st.fixed_dictionaries(
         {
@@ -155,6 +159,7 @@ def algorithm_1(subject: Subject, xi0: float, delta: float, stages: int, beyond:
     "every stage has a learning-rate schedule of its own",
     formula="η_{k,t} = η_t in every stage k",
     source="SoRA Algorithm 1",
+    function=sparsify,
     requires="stage_rates",
     examples=lambda subject: st.fixed_dictionaries(
         {"stages": whole(2, 3), "total": whole(1, 5), "warmup": whole(0, 1)}
@@ -175,3 +180,6 @@ def stages(subject: Subject, stages: int, total: int, warmup: int) -> None:
         if len(rates) != total:
             raise Refusal(f"stage {k} has {len(rates)} learning rates: expected {total}")
         _same(subject, f"learning rate of stage {k}", rates, first, dict)
+
+
+CHECKS = (learning_rates, thresholds, algorithm_1, stages)

@@ -10,13 +10,11 @@ import numpy as np
 from hypothesis import strategies as st
 
 from sora_ref.bounds import gamma
-from sora_ref.conformance.adapter import Floats, Layer, Plan, Triple
-from sora_ref.conformance.cases import array, layers, whole
+from sora_ref.conformance.checks.examples import array, layers, whole
 from sora_ref.conformance.checks.gate import departs, scaled_plan
-from sora_ref.conformance.choices import Choices
-from sora_ref.conformance.judge import agree, exact_gradients, gradient_bounds
-from sora_ref.conformance.registry import check
-from sora_ref.conformance.stepping import (
+from sora_ref.conformance.engine.check import check
+from sora_ref.conformance.engine.judge import agree, exact_gradients, gradient_bounds
+from sora_ref.conformance.engine.step_intervals import (
     Ranged,
     Span,
     agree_with_span,
@@ -27,7 +25,12 @@ from sora_ref.conformance.stepping import (
     unit,
     weight_span,
 )
-from sora_ref.conformance.subject import Subject, in_blocks, ungrouped
+from sora_ref.conformance.engine.subject import Subject
+from sora_ref.conformance.protocol.choices import Choices
+from sora_ref.conformance.protocol.layer import Floats, Layer, Plan, Triple
+from sora_ref.conformance.protocol.storage_layout import in_blocks, ungrouped
+from sora_ref.gradients import clip_by_global_norm, combine_microbatches
+from sora_ref.step import training_step
 
 NAMES = ("A", "g", "B")
 NUMBERS = (1.0, -1.0, 0.5, 2.0, -0.5, 1.5)
@@ -101,7 +104,7 @@ def _gradients(subject: Subject, layer: Layer, x: Floats, dy: Floats, plan: Plan
     exact, bounds = exact_gradients(layer, x, dy), gradient_bounds(layer, x, dy, subject.precision)
     found = {name: Ranged(exact[f"d{name}"].astype(float), bounds[f"d{name}"]) for name in NAMES}
     found["B"] = Ranged(*(_stored(subject, part) for part in found["B"]))
-    if not subject.adapter.gated:
+    if not subject.implementation.gated:
         found["g"] = exactly_known(np.zeros(len(layer.adapter.g)))
     U = unit(subject.precision)
     if subject.choices.loss_l1:
@@ -117,7 +120,7 @@ def _gradients(subject: Subject, layer: Layer, x: Floats, dy: Floats, plan: Plan
 
 def _stored(subject: Subject, B: Floats) -> Floats:
     """B, or something of its shape, without the zeros between its groups, which are no parameters."""
-    groups = subject.adapter.layout.groups
+    groups = subject.implementation.layout.groups
     return ungrouped(B, groups) if groups > 1 else B
 
 
@@ -128,7 +131,7 @@ def judge_run(
     states = subject.train(layer, xs, dys, plan)
     for t in range(1, len(xs) + 1):
         spans = spans_of(subject, layer, states, xs, dys, plan, t)
-        for name in names if subject.adapter.gated else ("A", "B"):
+        for name in names if subject.implementation.gated else ("A", "B"):
             got = getattr(states[t - 1], name)
             if name == "B":
                 got = _stored(subject, got)
@@ -173,7 +176,7 @@ def _unclipped(
 ) -> str:
     """Other ways to clip."""
     got = np.asarray(getattr(states[t - 1], name), float)
-    torch = Subject(subject.adapter, subject.dtype, believed=subject.believed)
+    torch = Subject(subject.implementation, subject.dtype, believed=subject.believed)
     ways = {
         "clipping that divides by the norm + 1e-6, as torch's clip_grad_norm_ does: declare clip_eps": (1e-6, plan),
         "no clipping": (0.0, replace(plan, clip=None)),
@@ -191,6 +194,7 @@ def _unclipped(
     "all gradients are taken at one iterate",
     formula="θ_t ↦ (∇_A, ∇_g, ∇_B) L0(θ_t), then all move",
     source="SoRA eq. 10",
+    function=training_step,
     requires="train",
     examples=runs(1),
     deviation=doubled,
@@ -205,6 +209,7 @@ def one_iterate(subject: Subject, layer: Layer, xs: Floats, dys: Floats, plan: P
     "step after step: the same t and learning rate for gates and weights",
     formula="θ_{t+1} = step_t(θ_t), t = 1, 2, …",
     source="SoRA eq. 10",
+    function=training_step,
     requires="train",
     examples=runs(3, lrs=(0.125, 0.25, 0.0625, 0.03125)),
     deviation=doubled,
@@ -219,6 +224,7 @@ def step_after_step(subject: Subject, layer: Layer, xs: Floats, dys: Floats, pla
     "A and B of a closed component keep moving; weights decay, gates do not",
     formula="θ ← θ − ηwθ − η·step for A and B, whatever g is",
     source="SoRA §3.2",
+    function=training_step,
     requires="train",
     examples=runs(2, decay=0.5, gates=(0.0, 1.0)),
     deviation=doubled,
@@ -239,6 +245,7 @@ def clipped_runs(subject: Subject) -> Any:
     "clipping by the norm of all gradients, the gates' among them",
     formula="G ← G·min(1, τ/‖G‖₂) over all parameters",
     source="released code",
+    function=clip_by_global_norm,
     requires="train",
     examples=clipped_runs,
     deviation=adds_to_the_norm,
@@ -268,16 +275,17 @@ def _microbatches(draw: st.DrawFn, subject: Subject) -> dict[str, Any]:
     "microbatches are averaged by their examples",
     formula="G = (Σ over microbatches of summed gradients)/(examples of the batch)",
     source="derived: L0 is a mean over examples",
+    function=combine_microbatches,
     requires="accumulate",
     examples=_microbatches,
-    applies=lambda subject: "tied sites have one batch each" if subject.adapter.layout.sites > 1 else None,
+    applies=lambda subject: "tied sites have one batch each" if subject.implementation.layout.sites > 1 else None,
 )
 def microbatches(subject: Subject, layer: Layer, parts: list[tuple[Floats, Floats]]) -> None:
     """Microbatches of different sizes."""
     x, dy = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
     found, precision = subject.accumulate(layer, parts), subject.precision
     exact, bounds = exact_gradients(layer, x, dy), gradient_bounds(layer, x, dy, precision)
-    exact["dB"] = in_blocks(exact["dB"], subject.adapter.layout.groups)
+    exact["dB"] = in_blocks(exact["dB"], subject.implementation.layout.groups)
     n, U = len(x), precision.unit + precision.unit_out
     for name in ("dB", "dg", "dA"):
         if name not in found:
@@ -295,3 +303,6 @@ def microbatches(subject: Subject, layer: Layer, parts: list[tuple[Floats, Float
         # The parts' bounds add up to no more than the whole's; then their sum, and 1/n wherever it is applied.
         bound = (bounds[name] + gamma(len(parts) + 2, U) * (sizes + bounds[name])) / n + precision.spacing
         agree(name, found[name], exact[name] / n, bound, precision, partial(dict, guesses))
+
+
+CHECKS = (one_iterate, step_after_step, weights_move, clipping, microbatches)

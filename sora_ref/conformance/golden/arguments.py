@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from sora_ref.conformance.adapter import Floats, Layer
+from sora_ref.conformance.protocol.layer import Floats, Layer
 
 
-def keyed(name: str, *shape: int) -> Floats:
+def keyed_uniform(name: str, *shape: int) -> Floats:
     """Numbers in [−1, 1), k/2⁵² − 1 with k from SplitMix64 keyed by the name: the same on every machine."""
     count = math.prod(shape)
     with np.errstate(over="ignore"):
@@ -30,16 +30,20 @@ def layer(
     name: str, dtype: str, out: int, in_: int, r: int, *, s: float = 2.0, bias: bool = True, g: Any = None
 ) -> Layer:
     """A layer whose numbers need every bit."""
-    gates = keyed(f"{name}.g", r) if g is None else np.array(g, float)
-    W0, A, B = keyed(f"{name}.W0", out, in_), keyed(f"{name}.A", r, in_), keyed(f"{name}.B", out, r)
-    b = keyed(f"{name}.b", out).astype(dtype) if bias else None
+    gates = keyed_uniform(f"{name}.g", r) if g is None else np.array(g, float)
+    W0, A, B = (
+        keyed_uniform(f"{name}.W0", out, in_),
+        keyed_uniform(f"{name}.A", r, in_),
+        keyed_uniform(f"{name}.B", out, r),
+    )
+    b = keyed_uniform(f"{name}.b", out).astype(dtype) if bias else None
     return Layer(W0.astype(dtype), b, A.astype(dtype), gates.astype(dtype), B.astype(dtype), s)
 
 
 def problem(name: str, dtype: str, lead: Sequence[int], *sizes: int, **options: Any) -> dict[str, Any]:
     """A layer, an input and a gradient at the output."""
     found = layer(name, dtype, *sizes, **options)
-    x, dy = keyed(f"{name}.x", *lead, sizes[1]), keyed(f"{name}.dy", *lead, sizes[0])
+    x, dy = keyed_uniform(f"{name}.x", *lead, sizes[1]), keyed_uniform(f"{name}.dy", *lead, sizes[0])
     return {"layer": found, "x": x.astype(dtype), "dy": dy.astype(dtype)}
 
 

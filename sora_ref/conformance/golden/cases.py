@@ -14,10 +14,17 @@ from typing import Any
 import numpy as np
 
 from sora_ref.bounds import unmerge_bound
-from sora_ref.conformance.adapter import Plan
-from sora_ref.conformance.choices import VARIANTS, Choices
-from sora_ref.conformance.golden.arguments import keyed, layer, problem, problems
-from sora_ref.conformance.golden.book import Book, as_json
+from sora_ref.conformance.engine.judge import (
+    exact_forward,
+    exact_gradients,
+    exact_merged,
+    exactly,
+    forward_bound,
+    gradient_bounds,
+    number,
+    weight_bound,
+)
+from sora_ref.conformance.golden.arguments import keyed_uniform, layer, problem, problems
 from sora_ref.conformance.golden.values import (
     Expected,
     arithmetic,
@@ -28,26 +35,29 @@ from sora_ref.conformance.golden.values import (
     settled,
     training,
 )
-from sora_ref.conformance.judge import (
-    exact_forward,
-    exact_gradients,
-    exact_merged,
-    exactly,
-    forward_bound,
-    gradient_bounds,
-    number,
-    weight_bound,
-)
+from sora_ref.conformance.golden.vector_file import VectorFile, as_json
+from sora_ref.conformance.protocol.choices import VARIANTS, Choices
+from sora_ref.conformance.protocol.layer import Plan
 from sora_ref.prox import l1_value, released_threshold, soft_threshold
 from sora_ref.schedules import algorithm_1_values, linear_warmup_decay
 
 DTYPES = ("float64", "float32")
 _ADAM = ("betas", "eps")
 
+# The checks that no list of numbers can stand for.
+NOT_DATA = {
+    "SORA-LINEAR-5": "what a function remembers or changes shows only while it runs",
+    "SORA-LINEAR-5.arguments": "what a function changes shows only while it runs",
+    "SORA-LINEAR-1.dropout": "the mask is the implementation's own; only what must be refused is data",
+    "SORA-LINEAR-3.dropout": "the mask is the implementation's own",
+    "SORA-INIT-1": "whether draws depend on the key alone shows only while they are made",
+    "SORA-INIT-2": "a distribution is no list of numbers",
+}
+
 
 def make() -> dict[str, bytes]:
     """The files by name."""
-    book = Book()
+    book = VectorFile()
     for dtype in DTYPES:
         for write in (_linear, _prox, _gates, _training, _what_is_left, _refusals):
             write(book, dtype)
@@ -58,7 +68,7 @@ def make() -> dict[str, bytes]:
 # --- the linear map
 
 
-def _linear(book: Book, dtype: str) -> None:
+def _linear(book: VectorFile, dtype: str) -> None:
     long = ("long", "sums of 24 terms", problem("long", dtype, (2,), 2, 24, 4, s=16 / 3))
     for name, about, case in [*problems(dtype), long]:
         forward, backward = ("SORA-BOUND-2", "SORA-BOUND-4") if name == "long" else ("SORA-LINEAR-1", "SORA-LINEAR-3")
@@ -82,16 +92,16 @@ def _gradients(case: Mapping[str, Any], dtype: str, *, zeros: bool = False) -> d
 # --- the threshold map
 
 
-def _prox(book: Book, dtype: str) -> None:
+def _prox(book: VectorFile, dtype: str) -> None:
     signs = np.array([-3.0, -1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 2.0])
-    many = 2 * keyed("prox", 24)
+    many = 2 * keyed_uniform("prox", 24)
     points = [
         ("signed", "SORA-PROX-1", "negative numbers, ±ξ and 0", signs, 0.5),
         ("no-threshold", "SORA-PROX-1", "ξ = 0 changes nothing", signs, 0.0),
         ("empty", "SORA-PROX-1", "no numbers", signs[:0], 0.5),
         ("zeros", "SORA-PROX-1.zero", "zero exactly where |v| ≤ ξ, for a ξ that no dtype holds", many, 1 / 3),
         ("odd", "SORA-PROX-2", "T(−v) = −T(v); the v rise, and so does T", np.sort([*many, *-many]), 0.625),
-        ("optimal", "SORA-PROX-3", "v − T(v) is ξ·sgn T(v), or at most ξ", keyed("prox.optimal", 8), 0.375),
+        ("optimal", "SORA-PROX-3", "v − T(v) is ξ·sgn T(v), or at most ξ", keyed_uniform("prox.optimal", 8), 0.375),
     ]
     for word, declared in (("soft", soft_threshold), ("released", released_threshold)):
         for name, check, about, v, xi in points:
@@ -108,7 +118,10 @@ def _prox(book: Book, dtype: str) -> None:
         book.add(
             f"prox/{word}/special", check, "prox", dtype, about, {"v": v, "xi": 0.5}, out, choices={"threshold": word}
         )
-    for name, gates in (("one", [[0.5, -1.5, 0.0]]), ("several", [[0.5, -1.0], [], [keyed("penalty", 1)[0], -0.25]])):
+    for name, gates in (
+        ("one", [[0.5, -1.5, 0.0]]),
+        ("several", [[0.5, -1.0], [], [keyed_uniform("penalty", 1)[0], -0.25]]),
+    ):
         vectors, lam = [np.array(g, dtype) for g in gates], 0.25
         exact = l1_value([exactly(g) for g in vectors], number(lam))
         bound = 9 * 4 * arithmetic(dtype).unit * float(exact)
@@ -127,7 +140,7 @@ def _declared(choices: Choices, *names: str) -> dict[str, Any]:
     return {name: as_json(getattr(choices, name)) for name in names}
 
 
-def _gates(book: Book, dtype: str) -> None:
+def _gates(book: VectorFile, dtype: str) -> None:
     plans = [
         ("first-step", "SORA-GATE-1", "one step", 1, (0.25, 0.25)),
         ("rates", "SORA-GATE-2", "a learning rate for every step", 3, (0.25, 0.5, 0.125, 0.0625)),
@@ -145,7 +158,7 @@ def _gates(book: Book, dtype: str) -> None:
         for name, check, about, count, lrs in plans:
             if name == "metric" and not choices.amount.startswith("metric"):
                 continue
-            g, grads = keyed(f"gates.{name}.g", 6), 2 * keyed(f"gates.{name}.grads", count, 6)
+            g, grads = keyed_uniform(f"gates.{name}.g", 6), 2 * keyed_uniform(f"gates.{name}.grads", count, 6)
             g[1], grads[0, 3] = 0, 0
             if name == "closed":
                 g, grads = np.zeros(6), grads / 2
@@ -164,7 +177,7 @@ def _gates(book: Book, dtype: str) -> None:
 # --- whole steps
 
 
-def _training(book: Book, dtype: str) -> None:
+def _training(book: VectorFile, dtype: str) -> None:
     open_, half = (0.75, -1.0, 0.5), (0.75, 0.0, -0.5)
     plans: list[tuple[str, str, str, int, dict[str, Any], tuple[float, ...]]] = [
         ("one-iterate", "SORA-STEP-1", "all gradients at one iterate", 1, {}, open_),
@@ -181,15 +194,18 @@ def _training(book: Book, dtype: str) -> None:
             strength = 0.02 if choices.amount == "xi" else 0.16
             plan = Plan(lrs, max(lrs), strength, **more)
             whole = layer("train", dtype, 2, 3, 3, s=1.5, g=gates)
-            xs, dys = keyed("train.x", count, 2, 3).astype(dtype), keyed("train.dy", count, 2, 2).astype(dtype)
+            xs, dys = (
+                keyed_uniform("train.x", count, 2, 3).astype(dtype),
+                keyed_uniform("train.dy", count, 2, 2).astype(dtype),
+            )
             out = training(choices, whole, xs, dys, plan, dtype)
             own = _declared(choices, "descend", "amount", "threshold", "reads_lr", "gate_decay", "weights", "loss_l1")
             arguments = {"layer": whole, "xs": xs, "dys": dys, "plan": plan}
             book.add(f"train/{rule}/{name}", check, "train", dtype, about, arguments, out, choices=own)
     for sizes in ((1, 2), (3, 1), (1, 1, 2)):
         whole = layer("train", dtype, 2, 3, 3, s=1.5, g=half)
-        x = [keyed(f"accumulate.x{k}", n, 3).astype(dtype) for k, n in enumerate(sizes)]
-        dy = [keyed(f"accumulate.dy{k}", n, 2).astype(dtype) for k, n in enumerate(sizes)]
+        x = [keyed_uniform(f"accumulate.x{k}", n, 3).astype(dtype) for k, n in enumerate(sizes)]
+        dy = [keyed_uniform(f"accumulate.dy{k}", n, 2).astype(dtype) for k, n in enumerate(sizes)]
         out = means(whole, list(zip(x, dy, strict=True)), dtype)
         name = f"accumulate/{'-'.join(map(str, sizes))}"
         about = "microbatches of different sizes: every example counts alike"
@@ -199,7 +215,7 @@ def _training(book: Book, dtype: str) -> None:
 # --- what is left
 
 
-def _what_is_left(book: Book, dtype: str) -> None:
+def _what_is_left(book: VectorFile, dtype: str) -> None:
     tiny = 2.0**-100
     pruned = [
         ("mixed", "negative gates stay, zero ones go", (0.0, -0.5, 0.75, 0.0)),
@@ -235,7 +251,7 @@ def _what_is_left(book: Book, dtype: str) -> None:
 _KEPT = {"scale_after_pruning": "kept"}
 
 
-def _counts(book: Book, dtype: str) -> None:
+def _counts(book: VectorFile, dtype: str) -> None:
     sizes: dict[str, tuple[int, int, tuple[float, ...]]] = {
         "attention.query": (2, 2, (0.5, 0.0, -1.0)),
         "ffn.in": (4, 2, (0.0, 2.0**-100)),
@@ -263,7 +279,7 @@ def _counts(book: Book, dtype: str) -> None:
 # --- schedules and beginnings: Python numbers, whatever the dtype of the arrays
 
 
-def _schedules(book: Book) -> None:
+def _schedules(book: VectorFile) -> None:
     def add(name: str, check: str, capability: str, about: str, settings: dict[str, Any], **expected: Expected) -> None:
         book.add(name, check, capability, None, about, settings, expected)
 
@@ -313,7 +329,7 @@ def _rates(peak: float, total: int, warmup: int) -> list[Any]:
 # --- what must be refused
 
 
-def _refusals(book: Book, dtype: str) -> None:
+def _refusals(book: VectorFile, dtype: str) -> None:
     case = problem("refuse", dtype, (2,), 2, 3, 3)
     whole, x, dy = case["layer"], case["x"], case["dy"]
     nan, infinite = (np.array([0.5, value, 0.0], dtype) for value in (np.nan, np.inf))

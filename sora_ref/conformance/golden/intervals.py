@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from sora_ref.backends.exact_backend import Rational
-from sora_ref.conformance.adapter import Floats
+from sora_ref.conformance.protocol.layer import Floats
 from sora_ref.preconditions import require
 
 SHIFT = 320  # ends are whole multiples of 2⁻³²⁰, rounded outwards

@@ -20,10 +20,10 @@ import numpy as np
 
 from sora_ref import SoRA, sora_linear_backward, sora_linear_forward, zero_moments
 from sora_ref.bounds import Precision, precision_of
-from sora_ref.conformance.adapter import Floats, Layer, Plan
-from sora_ref.conformance.choices import Choices
+from sora_ref.conformance.engine.judge import exact_gradients, gradient_bounds
 from sora_ref.conformance.golden.intervals import ROUNDED, Interval, Sharp, cut, ends, intervals
-from sora_ref.conformance.judge import exact_gradients, gradient_bounds
+from sora_ref.conformance.protocol.choices import Choices
+from sora_ref.conformance.protocol.layer import Floats, Layer, Plan
 from sora_ref.gate import GateRule, gate_update
 from sora_ref.names import pack, pack_gradients, unpack
 from sora_ref.preconditions import require

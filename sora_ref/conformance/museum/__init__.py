@@ -3,19 +3,19 @@
 They show that the kit tells them apart: every one is refused, and for the clause that is there for it.
 """
 
-from sora_ref.conformance.museum.collection import Mistake
-from sora_ref.conformance.museum.right import RIGHT, PlainAdamSoRA
-from sora_ref.conformance.museum.rooms import MISTAKES
-from sora_ref.conformance.museum.visit import Verdict, last_line, table, visit, visit_all
+from sora_ref.conformance.museum.baselines import BASELINES, PlainAdamSoRA
+from sora_ref.conformance.museum.catalogue import MISTAKES
+from sora_ref.conformance.museum.mistake import Mistake
+from sora_ref.conformance.museum.run import Verdict, last_line, run_all, run_mistake, table
 
 __all__ = [
     "MISTAKES",
-    "RIGHT",
+    "BASELINES",
     "Mistake",
     "PlainAdamSoRA",
     "Verdict",
     "last_line",
     "table",
-    "visit",
-    "visit_all",
+    "run_mistake",
+    "run_all",
 ]

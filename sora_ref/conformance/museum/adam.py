@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from sora_ref.conformance.adapter import Floats, Layer, Plan
-from sora_ref.conformance.museum.collection import mistake
-from sora_ref.conformance.museum.right import PlainAdamSoRA
+from sora_ref.conformance.museum.baselines import PlainAdamSoRA
+from sora_ref.conformance.museum.mistake import mistake
+from sora_ref.conformance.protocol.layer import Floats, Layer, Plan
 
 
 @mistake("SORA-GATE-1", seen="BERTAdam")

@@ -7,10 +7,10 @@ import math
 
 import numpy as np
 
-from sora_ref.conformance.adapter import Floats, Layer
-from sora_ref.conformance.museum.collection import mistake
-from sora_ref.conformance.museum.right import gate, ungated
-from sora_ref.conformance.plain import PlainSoRA
+from sora_ref.conformance.museum.baseline import PlainSoRA
+from sora_ref.conformance.museum.baselines import gate, ungated
+from sora_ref.conformance.museum.mistake import mistake
+from sora_ref.conformance.protocol.layer import Floats, Layer
 
 # --- the scale ---
 
@@ -142,7 +142,7 @@ class BReshaped(PlainSoRA):
         return super().branch(layer._replace(B=layer.B.reshape(layer.B.shape[::-1]).T), x)
 
 
-@mistake("SORA-LINEAR-1", seen="bottleneck adapters")
+@mistake("SORA-LINEAR-1", seen="bottleneck implementations")
 class NonlinearBetween(PlainSoRA):
     """A ReLU stands between A and B."""
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sora_ref.conformance.adapter import Floats, Plan
-from sora_ref.conformance.museum.collection import mistake
-from sora_ref.conformance.plain import PlainSoRA
+from sora_ref.conformance.museum.baseline import PlainSoRA
+from sora_ref.conformance.museum.mistake import mistake
+from sora_ref.conformance.protocol.layer import Floats, Plan
 
 # --- the threshold ---
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from sora_ref.conformance.adapter import Floats, Layer
-from sora_ref.conformance.museum.collection import mistake
-from sora_ref.conformance.museum.right import ungated
-from sora_ref.conformance.plain import PlainSoRA
+from sora_ref.conformance.museum.baseline import PlainSoRA
+from sora_ref.conformance.museum.baselines import ungated
+from sora_ref.conformance.museum.mistake import mistake
+from sora_ref.conformance.protocol.layer import Floats, Layer
 
 # --- merging ---
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from sora_ref.conformance.adapter import Floats, Layer
-from sora_ref.conformance.museum.collection import mistake
-from sora_ref.conformance.museum.right import gate
-from sora_ref.conformance.plain import PlainSoRA
+from sora_ref.conformance.museum.baseline import PlainSoRA
+from sora_ref.conformance.museum.baselines import gate
+from sora_ref.conformance.museum.mistake import mistake
+from sora_ref.conformance.protocol.layer import Floats, Layer
 
 
 @mistake("SORA-PRUNE-1", seen="public re-implementations")
@@ -69,7 +69,7 @@ class PrunedInFloat32(PlainSoRA):
         return left._replace(A=left.A.astype(np.float32))
 
 
-@mistake("SORA-PRUNE-2", seen="public re-implementations; adapters saved with a new r")
+@mistake("SORA-PRUNE-2", seen="public re-implementations; implementations saved with a new r")
 class ScaleRecomputed(PlainSoRA):
     """s becomes α/(the rank that is left)."""
 

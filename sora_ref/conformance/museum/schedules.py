@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sora_ref.conformance.museum.collection import mistake
-from sora_ref.conformance.plain import PlainSoRA
+from sora_ref.conformance.museum.baseline import PlainSoRA
+from sora_ref.conformance.museum.mistake import mistake
 
 
 @mistake("SORA-SCHED-1", seen="released code; transformers' get_linear_schedule_with_warmup")

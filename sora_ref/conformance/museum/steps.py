@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from sora_ref.conformance.adapter import Floats, Layer, Plan, Triple
-from sora_ref.conformance.museum.collection import mistake
-from sora_ref.conformance.museum.right import gate
-from sora_ref.conformance.plain import PlainSoRA
+from sora_ref.conformance.museum.baseline import PlainSoRA
+from sora_ref.conformance.museum.baselines import gate
+from sora_ref.conformance.museum.mistake import mistake
+from sora_ref.conformance.protocol.layer import Floats, Layer, Plan, Triple
 
 Grads = Mapping[str, Floats]
 Microbatches = Sequence[tuple[Floats, Floats]]
