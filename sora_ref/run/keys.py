@@ -56,9 +56,9 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def known_keys(section: type[Struct], prefix: str = "") -> list[str]:
+def known_keys(schema: type[Struct]) -> list[str]:
     """Every dotted key that a file may set, in the order of the schema."""
-    return list(_types(section, prefix))
+    return list(_types(schema))
 
 
 def require_known(tree: Mapping[str, Any], schema: type[Struct]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,12 +133,11 @@ def open_tensors(path: Path, expected: str = "tensors") -> Iterator[TensorFile]:
         raise SoRAError(f"{printable(str(path))}: cannot be read ({error.strerror}): expected {expected}") from error
 
 
-def read_tensors(path: Path, wanted: Callable[[str], bool] = lambda key: True) -> Tensors:
-    """The tensors of `path` whose keys are wanted; SoRAError where it is absent, damaged, or one holds no floats."""
+def read_tensors(path: Path) -> Tensors:
+    """All tensors of the file; SoRAError where it is absent, damaged, or one holds no floats."""
     with open_tensors(path) as file:
-        keys = [key for key in file.entries if wanted(key)]
-        arrays = {key: file.read(key) for key in keys}
-        cast = {key: file.entries[key].dtype for key in keys if file.entries[key].dtype in _HALF}
+        arrays = {key: file.read(key) for key in file.entries}
+        cast = {key: entry.dtype for key, entry in file.entries.items() if entry.dtype in _HALF}
         return Tensors(arrays, cast, dict(file.metadata))
 
 
