@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tiny_run import EPOCH, make_config, make_keys, outcome, records, run_once, sora_ref
 
 from sora_ref.errors import SoRAError
@@ -33,6 +32,9 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
 
 def events(run: Path) -> dict[str, dict[int, float]]:
     """Numbers by name and step as TensorBoard shows them: a START at step n forgets what the file before has from n."""
+    # It imports torch wherever that is installed, which takes seconds: not in every process that collects the tests.
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
     found: dict[str, dict[int, float]] = {}
     for path in sorted((run / "tensorboard").iterdir(), key=lambda path: int(path.suffix[1:])):
         data = path.read_bytes()
