@@ -114,7 +114,11 @@ def test_bfloat16_weights_are_cast_and_the_cast_is_reported(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        ({"model_type": "roberta"}, "config.json: model_type is 'roberta': expected 'bert'"),
+        ({"model_type": "gpt2"}, "config.json: model_type is 'gpt2': expected 'bert' or"),
+        ({"model_type": None}, "config.json: model_type is None: expected 'bert' or"),
+        ({"model_type": ["bert"]}, r"config.json: model_type is \['bert'\]: expected 'bert' or"),
+        ({"add_cross_attention": True}, "config.json: add_cross_attention is true: expected an encoder"),
+        ({"pruned_heads": {"0": [1]}}, r"config.json: pruned_heads is {'0': \[1\]}: expected an encoder"),
         ({"hidden_act": "gelu_new"}, "config.json: hidden_act is 'gelu_new': expected 'gelu'"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key': expected 'absolute'"),
         ({"is_decoder": True}, "config.json: is_decoder is true: expected an encoder"),

@@ -1,6 +1,6 @@
-"""Makes tests/vectors with torch and transformers: BERT with SoRA adapters, by their autograd, in float64.
+"""Makes tests/vectors with torch and transformers: models with SoRA adapters, by their autograd, in float64.
 
-    python tests/support/make_vectors.py            the tiny network, and each real one that `sora-ref fetch` has cached
+    python tests/support/make_vectors.py            the tiny networks, and each real one that `sora-ref fetch` has cached
 
 Nothing of sora_ref takes part in the numbers.  Weights of the tiny network are stored; adapters, heads and
 projections of the real ones come from `hashed`, which is integer arithmetic and so the same everywhere.  The tests and
@@ -240,15 +240,35 @@ def make_real(key: str, folder: Path) -> None:
     save_file(out, VECTORS / f"{key}.safetensors")
 
 
+def make_kin(kind: str) -> None:
+    """A tiny model of another architecture: its weights, adapters and heads, the batch, and all results."""
+    from safetensors.numpy import save_file
+    from torch_models import PEERS, inputs, torch_results
+
+    peer, out = PEERS[kind], dict[str, Floats]()
+    scales = dict.fromkeys(peer.modules(peer.sizes), SCALE)
+    for head, outputs in RUNS.items():
+        params, given = inputs(kind, peer.sizes, (7, 4, 1), head, outputs, RANK)
+        own = peer.head_shapes(peer.sizes, head, outputs)
+        out |= {f"params.{head}/{name}" if name in own else f"params/{name}": p for name, p in params.items()}
+        out |= {f"batch/{name}": value for name, value in given.items()}
+        results = torch_results(kind, peer.sizes, params, scales, given, head)
+        out |= {f"{head}/{name}": np.array(value, order="C") for name, value in results.items()}
+    save_file(out, VECTORS / f"tiny-{kind}.safetensors")
+
+
 def main() -> None:
     import torch
     import transformers
+    from torch_models import PEERS
 
     from sora_ref.run.artefacts import is_cached
     from sora_ref.storage.cache import cache_dir
 
     VECTORS.mkdir(exist_ok=True)
     make_tiny()
+    for kind in PEERS:
+        make_kin(kind)
     for key in REAL:
         if is_cached(key):
             make_real(key, cache_dir() / key)

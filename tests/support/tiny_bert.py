@@ -29,6 +29,7 @@ from sora_ref.models import (
     Batch,
     Classifier,
     Dropout,
+    ModelConfig,
     ModelOps,
     classifier_backward,
     classifier_forward,
@@ -50,7 +51,7 @@ CONFIG = EncoderConfig(
     max_position_embeddings=9,
     type_vocab_size=2,
 )
-TINY = {"bert": CONFIG}
+TINY = {"bert": CONFIG, "distilbert": replace(CONFIG, type_vocab_size=0)}
 """A small configuration of every architecture."""
 
 KINDS = tuple(BERT.kinds)
@@ -173,7 +174,7 @@ def make_case(
 
 
 def on_batch(
-    config: EncoderConfig,
+    config: ModelConfig,
     params: Named,
     scale: float,
     given: Named,
