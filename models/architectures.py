@@ -8,8 +8,11 @@ from types import MappingProxyType
 from sora_ref.models.architecture import Architecture
 from sora_ref.models.bert import BERT
 from sora_ref.models.distilbert import DISTILBERT
+from sora_ref.models.roberta import ROBERTA
 
-ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({each.model_type: each for each in (BERT, DISTILBERT)})
+ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
+    {each.model_type: each for each in (BERT, ROBERTA, DISTILBERT)}
+)
 """Every architecture by the model_type of its config.json."""
 
 KINDS: tuple[str, ...] = tuple(dict.fromkeys(kind for each in ARCHITECTURES.values() for kind in each.kinds))

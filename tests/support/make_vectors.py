@@ -1,6 +1,6 @@
 """Makes tests/vectors with torch and transformers: models with SoRA adapters, by their autograd, in float64.
 
-    python tests/support/make_vectors.py            the tiny networks, and each real one that `sora-ref fetch` has cached
+    python tests/support/make_vectors.py       the tiny networks, and each real one that `sora-ref fetch` has cached
 
 Nothing of sora_ref takes part in the numbers.  Weights of the tiny network are stored; adapters, heads and
 projections of the real ones come from `hashed`, which is integer arithmetic and so the same everywhere.  The tests and

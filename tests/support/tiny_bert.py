@@ -38,6 +38,7 @@ from sora_ref.models import (
 )
 from sora_ref.models.bert import BERT
 from sora_ref.models.encoder import EncoderConfig
+from sora_ref.models.roberta import RobertaConfig
 
 Floats = npt.NDArray[Any]
 Named = Mapping[str, Floats]
@@ -51,7 +52,11 @@ CONFIG = EncoderConfig(
     max_position_embeddings=9,
     type_vocab_size=2,
 )
-TINY = {"bert": CONFIG, "distilbert": replace(CONFIG, type_vocab_size=0)}
+TINY = {
+    "bert": CONFIG,
+    "roberta": RobertaConfig(13, 8, 2, 2, 12, 11, 1, layer_norm_eps=1e-5),
+    "distilbert": replace(CONFIG, type_vocab_size=0),
+}
 """A small configuration of every architecture."""
 
 KINDS = tuple(BERT.kinds)

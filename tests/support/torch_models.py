@@ -91,6 +91,33 @@ _AS_BERT = (
     "output.dense",
 )
 PEERS = {
+    "roberta": Peer(
+        name="Roberta",
+        prefix="roberta.",
+        layers="encoder.layer",
+        suffixes=_AS_BERT,
+        wide=("intermediate.dense", "output.dense"),
+        norms=("LayerNorm",),
+        outside={"classifier.dense": False, "classifier.out_proj": True},
+        sizes={
+            "vocab_size": 24,
+            "hidden_size": 8,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 12,
+            "max_position_embeddings": 11,
+            "type_vocab_size": 1,
+        },
+        keys={
+            "d": "hidden_size",
+            "f": "intermediate_size",
+            "layers": "num_hidden_layers",
+            "heads": "num_attention_heads",
+        },
+        more={"hidden_act": "gelu", "layer_norm_eps": 1e-5, "pad_token_id": 1},
+        bare={"add_pooling_layer": False},
+        pad=1,
+    ),
     "distilbert": Peer(
         name="DistilBert",
         prefix="distilbert.",
@@ -175,4 +202,5 @@ def inputs(
     given["types"] = np.zeros_like(given["types"])
     if peer.pad is not None:
         given["ids"] = np.where(given["mask"], given["ids"], peer.pad)
+        given["ids"][0, max(lengths[0] // 2, 1) :][:1] = peer.pad  # a padding token in a text, but not the first one
     return {**base, **adapters(peer.modules(sizes), rank), **heads}, given
