@@ -138,7 +138,10 @@ def read_checkpoint(path: Path) -> Trained:
 
 
 def state_of(setup: Setup, trained: Trained) -> TrainState:
-    """The state on the setup's device, checked against what the setup trains: names are the caller's to compare."""
+    """The state on the setup's device; SoRAError where the checkpoint holds no moments.
+
+    Whether its parameters are those that the setup trains is for the caller to compare.
+    """
     if trained.moments is None:
         raise SoRAError("the checkpoint holds no optimiser moments: expected one written during training")
     send = setup.backend.from_host

@@ -11,7 +11,7 @@ from sora_ref.errors import SoRAError, shown
 from sora_ref.preconditions import require
 from sora_ref.run import checkpoint as ckpt
 from sora_ref.run.active import Run
-from sora_ref.run.checkpoint import Position
+from sora_ref.run.checkpoint import Position, Trained
 from sora_ref.run.config import dump_config
 from sora_ref.run.found import clear_outset
 from sora_ref.run.initial import initial_params
@@ -48,7 +48,11 @@ def begin(run: Run, now: Mapping[str, Input]) -> tuple[TrainState, Position]:
 def resume_point(
     run: Run, before: Inputs | None, now: Mapping[str, Input], accept: bool, say: Say
 ) -> tuple[TrainState, Position]:
-    """The state of the last checkpoint, after the logs have been cut back to it."""
+    """The state of the last checkpoint, after the logs have been cut back to it; SoRAError where it is of another run.
+
+    before, now: what the run says it has read, None where it does not say, and what is read now.
+    accept: go on although files are other ones now, and record that.
+    """
     found = ckpt.checkpoints(run.out)
     try:
         trained = ckpt.read_checkpoint(found[-1])
@@ -57,11 +61,7 @@ def resume_point(
     accepted = before is not None and any(WEIGHTS in each.files for each in before.accepted)
     same = accept or accepted or trained.base == run.base
     require(same, f"{run.setup.folder}: its weights are not those the run began with")
-    names = run.setup.labels.names
-    require(trained.labels.names == names, f"{found[-1]}: trained on other classes: expected {shown(names)}, as now")
-    expected = {name: tuple(value.shape) for name, value in initial_params(run.setup).items()}
-    same = trained.scales == run.setup.scales and expected == {n: v.shape for n, v in trained.params.items()}
-    require(same, f"{found[-1]}: its parameters are not those of {run.out / 'config.toml'}")
+    _require_same_model(run, found[-1], trained)
     for line in changed(run.out / "versions.json"):
         say(f"warning: {line}; the resumed run may differ in its last bits")
     cut_logs(run.out, trained.position.step)
@@ -76,6 +76,15 @@ def resume_point(
         position = replace(position, best_score=None, best_step=0, evaluations_since=0)
     say(f"{run.out}: resumed at step {position.step} of {position.planned}")
     return ckpt.state_of(run.setup, trained), position
+
+
+def _require_same_model(run: Run, file: Path, trained: Trained) -> None:
+    """SoRAError unless the checkpoint has the classes, the scales and the parameters that the run trains."""
+    names = run.setup.labels.names
+    require(trained.labels.names == names, f"{file}: trained on other classes: expected {shown(names)}, as now")
+    expected = {name: tuple(value.shape) for name, value in initial_params(run.setup).items()}
+    same = trained.scales == run.setup.scales and expected == {n: v.shape for n, v in trained.params.items()}
+    require(same, f"{file}: its parameters are not those of {run.out / 'config.toml'}")
 
 
 def same_inputs(out: Path, now: Mapping[str, Input], accept: bool, say: Say) -> Inputs | None:
