@@ -51,9 +51,10 @@ class Recipe:
     decayed:       whether weight decay acts on the parameter of this name, which is no gate: true of weights, false of
                    biases and norms (SORA-STEP-6).  There is no default for an optimiser that decays: SoRAError.
 
-    >>> recipe = sr.Recipe(sr.AdamW(weight_decay=0.1), clip=1.0, decayed=lambda name: not name.endswith(".bias"))
-    >>> recipe.gate_rule is sr.ADAMW_XI
-    True
+    >>> weights = {"query.sora_A", "query.sora_B", "classifier.weight"}
+    >>> recipe = sr.Recipe(sr.AdamW(weight_decay=0.1), clip=1.0, decayed=weights.__contains__)
+    >>> recipe.gate_rule is sr.ADAMW_XI, recipe.decayed("norm.weight")
+    (True, False)
     """
 
     optimiser: Optimiser = AdamW()
