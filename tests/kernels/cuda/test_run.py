@@ -36,6 +36,14 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
     return make_keys(tmp_path_factory.mktemp("own"))
 
 
+@pytest.fixture(scope="module")
+def on_numpy(keys: Keys, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One epoch on NumPy, in float32."""
+    run = tmp_path_factory.mktemp("numpy") / "run"
+    run_once(run, keys, train__epochs=1)
+    return run
+
+
 class Counting:
     """A backend that counts its transfers to the host; asynchronous, as a GPU is."""
 
@@ -219,18 +227,17 @@ def test_training_resuming_pruning_merging_and_exporting_on_the_kernels(
 @pytest.mark.measured
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
 def test_a_run_in_each_precision_stays_near_float32(
-    keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+    keys: Keys, on_numpy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     use(monkeypatch, *emulated())
     run_once(tmp_path / "run", keys, precision=precision, train__epochs=1, train__microbatch_tokens=40)
     losses = [record["loss"] for record in records(tmp_path / "run", "train")]
     monkeypatch.undo()
-    run_once(tmp_path / "numpy", keys, train__epochs=1)
-    expected = [record["loss"] for record in records(tmp_path / "numpy", "train")]
+    expected = [record["loss"] for record in records(on_numpy, "train")]
     np.testing.assert_allclose(
         losses, expected, rtol={"fp32": 1e-4, "tf32": 0.01, "fp16": 0.01, "bf16": 0.1}[precision]
     )
-    assert arrays_of(last(tmp_path / "run")) != arrays_of(last(tmp_path / "numpy"))
+    assert arrays_of(last(tmp_path / "run")) != arrays_of(last(on_numpy))
     config = json.dumps((tmp_path / "run" / "config.toml").read_text())
     assert f'precision = \\"{precision}\\"' in config
     assert load_trained(tmp_path / "run", overrides={"backend": "numpy"}).setup.config.precision is None
