@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,6 +22,7 @@ from sora_ref.names import pack, pack_gradients, unpack
 from sora_ref.step import Rates, Recipe, initial_state, training_step
 
 _NAMES = ("A", "g", "B")
+_FILE = "layer.safetensors"
 
 
 class Reference(Implementation):
@@ -195,18 +195,16 @@ class Reference(Implementation):
         return sr.module_ranks({name: self._branch(layer) for name, layer in layers.items()})
 
     def save(self, layer: Layer, folder: Path) -> None:  # noqa: D102
-        from safetensors.numpy import save_file
+        from sora_ref.storage.sealed import sealed_bytes
 
-        tensors = {name: np.ascontiguousarray(getattr(layer, name)) for name in _NAMES}
-        save_file(tensors, folder / "adapter.safetensors", metadata={"s": json.dumps(layer.s)})
+        tensors = {name: getattr(layer, name) for name in _NAMES}
+        (folder / _FILE).write_bytes(sealed_bytes(tensors, {"s": layer.s}))
 
     def load(self, folder: Path, W0: Floats, b: Floats | None) -> Layer:  # noqa: D102
-        from safetensors import safe_open
+        from sora_ref.storage.sealed import read_sealed
 
-        with safe_open(folder / "adapter.safetensors", "numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in _NAMES}
-            s = json.loads(file.metadata()["s"])
-        return Layer(W0, b, **tensors, s=s)
+        tensors, facts = read_sealed(folder / _FILE, "a layer that was saved")
+        return Layer(W0, b, **tensors, s=facts["s"])
 
 
 def references() -> tuple[list[Reference], dict[str, str]]:
