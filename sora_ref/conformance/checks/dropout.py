@@ -36,9 +36,9 @@ def one_mask(subject: Subject) -> str | None:
     applies=one_mask,
 )
 def dropout(subject: Subject, p: float, seed: int) -> None:
-    """s·g_i·A_i is an input, minus minus the other, or their sum, and B sends each to an output of its own.
+    """The branch's three components read the first input, the second, and their sum; B gives each an output of its own.
 
-    So the branch shows the mask twice: an output of two inputs is the sum of theirs only if the mask acts on x.
+    So the branch shows the mask twice: the third output is the sum of the other two only if the mask acts on x.
     """
     make = partial(np.array, dtype=subject.dtype)
     W0, b = make([[0, 0], [0, 0], [0, 0], [1, 0]]), make([0, 0, 0, 2]) if subject.implementation.biased else None

@@ -1,4 +1,4 @@
-"""Hypothesis strategies of what checks draw: small and short numbers, so that a counterexample can be read.
+"""Hypothesis strategies that the checks share: small sizes and short numbers, so that people can read a counterexample.
 
 Entries are multiples of 1/4 with at most four bits: every precision holds them exactly.
 """

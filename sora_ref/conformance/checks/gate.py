@@ -22,7 +22,7 @@ GRADS = (1.0, -1.0, 0.5, 0.25, -2.0, 0.0)
 
 
 def departs(choices: Choices) -> str | None:
-    """What the declared gate rule does that no clause allows."""
+    """How the declared gate rule departs from the clauses, or None."""
     if choices.threshold == "released":
         return "the declared threshold is the released code's map (SORA-PROX-5)"
     if choices.gate_decay:
@@ -31,7 +31,7 @@ def departs(choices: Choices) -> str | None:
 
 
 def reads_another(choices: Choices) -> str | None:
-    """What the declared rule reads instead of this step's learning rate."""
+    """Which learning rate the declared rule reads instead of this step's, or None."""
     if choices.reads_lr != "current" and choices.amount != "xi":
         return f"the declared amount reads the {choices.reads_lr} learning rate"
     return departs(choices)

@@ -84,7 +84,7 @@ def pure(subject: Subject, layer: Layer, x: Floats, dy: Floats) -> None:
     level="core",
 )
 def arguments(subject: Subject) -> None:
-    """Everything once, in every dtype that is declared; whether the values are right is for the other checks."""
+    """Call every capability once in every declared dtype.  Other checks look at the values."""
     for dtype in subject.implementation.dtypes:
         other = Subject(subject.implementation, dtype)
         for name, call in _calls(other).items():
@@ -179,7 +179,7 @@ def _wrong_forwards(layer: Layer, x: Floats) -> dict[str, Any]:
     examples=one_problem,
 )
 def gradients(subject: Subject, layer: Layer, x: Floats, dy: Floats) -> None:
-    """All of them, against the exact ones."""
+    """All four gradients, against the exact ones."""
     if subject.has["gradients"] == "train":
         x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
     _gradients_agree(subject, layer, x, dy, subject.gradients(layer, x, dy))

@@ -22,7 +22,7 @@ THRESHOLDS = (0.5, 1.0, 0.25, 0.0)
 
 
 def released(choices: Choices) -> str | None:
-    """What the declared map does otherwise than T."""
+    """How the declared map differs from T, or None."""
     if choices.threshold == "released":
         return "the declared threshold is the released code's map, with the dead zone 2ξ (SORA-PROX-5)"
     return None
@@ -201,7 +201,7 @@ def optimality(subject: Subject, v: Floats, xi: float) -> None:
     ),
 )
 def penalty(subject: Subject, gates: tuple[Floats, ...], lam: float) -> None:
-    """Empty modules included; not a mean."""
+    """A sum, not a mean, over all modules; modules without gates are among them."""
     got = np.asarray(subject.penalty(gates, lam))
     exact = np.asarray(l1_value([exactly(g) for g in gates], number(lam)), object)
     total, count = sum(float(np.abs(g).sum()) for g in gates), max(sum(g.size for g in gates), 1)

@@ -36,7 +36,7 @@ LEAST = 2.0**-126  # the smallest normal number of float32: what lies below, XLA
 
 
 def rescaled(choices: Choices) -> str | None:
-    """What the declared pruning does to s."""
+    """How the declared pruning departs from the clause, or None."""
     if choices.scale_after_pruning == "recomputed":
         return "the declared pruning recomputes s from the rank that is left (SORA-LINEAR-2)"
     return None
@@ -165,7 +165,7 @@ def _wrong_prunings(layer: Layer, x: Floats) -> dict[str, Any]:
     always=lambda subject: [{"layer": corner(subject, 0.0, 2.0, -1.0)}],
 )
 def merged(subject: Subject, layer: Layer) -> None:
-    """Every rank, 0 included."""
+    """The merged weight of layers of every rank, 0 included."""
     W, precision = subject.merge(layer), subject.precision
     guesses = (lambda: _wrong_merges(layer)) if layer.W0.ndim == 2 else None
     agree("W", W, exact_merged(layer), weight_bound(layer, precision), precision, guesses)
@@ -201,7 +201,7 @@ def _wrong_merges(layer: Layer) -> dict[str, Any]:
     ),
 )
 def refused_merges(subject: Subject, layer: Layer, case: str) -> None:
-    """Each of them."""
+    """Each of the three has to raise an error."""
     words = {
         "again": "a second merge of one layer adds the branch twice",
         "tied": "a merge into a tied weight changes the other layer",
@@ -221,7 +221,7 @@ def refused_merges(subject: Subject, layer: Layer, case: str) -> None:
     examples=lambda subject: _one_layer(subject),
 )
 def unmerged(subject: Subject, layer: Layer) -> None:
-    """Within the bound of one that keeps no W0."""
+    """Within the rounding bound of an implementation that keeps no copy of W0."""
     W0, precision = subject.unmerge(layer), subject.precision
     bound = np.stack([unmerge_bound(site.W0, layer.adapter, precision=precision) for site in sites(layer)])
     bound = bound.reshape(layer.W0.shape)
@@ -252,7 +252,7 @@ def _models(subject: Subject) -> st.SearchStrategy[dict[str, Any]]:
     examples=_models,
 )
 def ranks(subject: Subject, layers_: dict[str, Layer]) -> None:
-    """By module."""
+    """The ranks of all modules."""
     expected = {name: int((layer.adapter.g != 0).sum()) for name, layer in layers_.items()}
     found = subject.ranks(layers_)
     if found != expected:

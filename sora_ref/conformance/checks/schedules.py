@@ -69,7 +69,7 @@ def _rates(peak: float, total: int, warmup: int) -> list[float]:
     ),
 )
 def learning_rates(subject: Subject, peak: float, total: int, warmup: int) -> None:
-    """Of every step."""
+    """The learning rate of every step."""
 
     def guesses() -> dict[str, Any]:
         steps, top, released = range(1, total + 1), max(warmup, 1), released_linear(peak, total, warmup)
@@ -102,7 +102,7 @@ def learning_rates(subject: Subject, peak: float, total: int, warmup: int) -> No
     ),
 )
 def thresholds(subject: Subject, kind: str, start: float, stop: float, stages: int) -> None:
-    """Ends included."""
+    """The threshold of every stage, both ends included."""
 
     def guesses() -> dict[str, Any]:
         others = [other for other in ("linear", "log_linear", "exp_linear", "constant") if other != kind]

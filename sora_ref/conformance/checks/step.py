@@ -37,14 +37,14 @@ NUMBERS = (1.0, -1.0, 0.5, 2.0, -0.5, 1.5)
 
 
 def adds_to_the_norm(choices: Choices) -> str | None:
-    """What the declared clipping does otherwise."""
+    """How the declared clipping departs from the clause, or None."""
     if choices.clip_eps:
         return f"the declared clipping divides by the norm + {choices.clip_eps}"
     return doubled(choices)
 
 
 def doubled(choices: Choices) -> str | None:
-    """What the declared loss has beside L0."""
+    """What the declared loss adds to L0, or None."""
     if choices.loss_l1:
         return f"the declared loss has a second L1 term, {choices.loss_l1}·Σ|g|/(number of gates) (SORA-STEP-3)"
     return departs(choices)
@@ -145,7 +145,7 @@ def judge_run(
 def _likely(
     subject: Subject, layer: Layer, states: list[Triple], xs: Floats, dys: Floats, plan: Plan, t: int, name: str
 ) -> str:
-    """Guesses at a wrong step."""
+    """The mistake that gives this wrong step, in words; empty where none is known."""
     if plan.clip is not None:
         found = _unclipped(subject, layer, states, xs, dys, plan, t, name)
         if found:
@@ -174,7 +174,7 @@ def _likely(
 def _unclipped(
     subject: Subject, layer: Layer, states: list[Triple], xs: Floats, dys: Floats, plan: Plan, t: int, name: str
 ) -> str:
-    """Other ways to clip."""
+    """The other way to clip that gives this step, in words; empty where there is none."""
     got = np.asarray(getattr(states[t - 1], name), float)
     torch = Subject(subject.implementation, subject.dtype, believed=subject.believed)
     ways = {
@@ -200,7 +200,7 @@ def _unclipped(
     deviation=doubled,
 )
 def one_iterate(subject: Subject, layer: Layer, xs: Floats, dys: Floats, plan: Plan) -> None:
-    """One step."""
+    """One step from a drawn layer."""
     judge_run(subject, layer, xs, dys, plan)
 
 

@@ -23,14 +23,14 @@ class Check:
     formula:   what has to hold.
     source:    where the clause comes from.
     function:  the specification's function that states the clause.
-    since:     the version of the specification that brought it.
+    since:     the version of the specification in which the clause appeared.
     requires:  the capabilities that it needs, all of them.
     level:     whether "core" asks for it already.
     examples:  (subject) -> strategy of the arguments of `body`, a dict; or a strategy of one empty dict.
     always:    (subject) -> cases that are looked at whatever is drawn: corners that draws may miss.
     body:      (subject, **arguments); raises Refusal.
     deviation: what the declared choices do otherwise, or None; the check then verifies the declaration instead.
-    applies:   why the check has nothing to say about this subject, or None.
+    applies:   why the check does not apply to this subject, or None.
     """
 
     id: str
@@ -59,7 +59,7 @@ class Check:
 
 
 def once(subject: Subject) -> st.SearchStrategy[dict[str, Any]]:
-    """No arguments: a check with nothing to draw."""
+    """The strategy of a check that draws nothing: one case without arguments."""
     return st.just({})
 
 

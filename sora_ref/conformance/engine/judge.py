@@ -1,6 +1,7 @@
-"""Comparing: every number against the exact one, within the bound of the declared arithmetic, never a tolerance.
+"""The comparison of a result with the exact value, within the rounding bound of the declared arithmetic.
 
-The exact value comes from the specification's own functions over the rationals; the bound from `sora_ref.bounds`.
+The specification's own functions give the exact value, over the rationals; `sora_ref.bounds` gives the bound.  Nobody
+chooses a tolerance.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ from sora_ref.conformance.protocol.layer import Floats, Layer
 from sora_ref.linear import sora_linear_backward, sora_linear_forward
 
 Exact = Any  # object array of rationals
-Guesses = Callable[
-    [], Mapping[str, Any]
-]  # what a wrong result may be, in words, and its value; asked when one is wrong
+# Makes, by a description in words, the values that typical mistakes would give; called only for a wrong result.
+Guesses = Callable[[], Mapping[str, Any]]
 
 exactly = get("exact").from_host
 
@@ -72,7 +72,7 @@ def exact_merged(layer: Layer) -> Exact:
 
 
 def forward_bound(layer: Layer, x: Floats, precision: Precision) -> Floats:
-    """Of y, in any form of the layer."""
+    """The rounding bound of y, in any form of the layer."""
     if layer.W0.ndim == 3:
         return np.stack([forward_bound(site, x[k], precision) for k, site in enumerate(sites(layer))])
     bound: Floats = linear_bound(x, layer.W0, layer.b, layer.adapter, precision=precision)
@@ -80,7 +80,7 @@ def forward_bound(layer: Layer, x: Floats, precision: Precision) -> Floats:
 
 
 def gradient_bounds(layer: Layer, x: Floats, dy: Floats, precision: Precision) -> dict[str, Floats]:
-    """Of every gradient."""
+    """The rounding bound of each gradient."""
     if layer.W0.ndim == 3:
         return _summed_bounds(layer, x, dy, precision)
     bounds = linear_backward_bound(dy, x, layer.W0, layer.adapter, precision=precision)
@@ -88,7 +88,7 @@ def gradient_bounds(layer: Layer, x: Floats, dy: Floats, precision: Precision) -
 
 
 def _summed_bounds(layer: Layer, x: Floats, dy: Floats, precision: Precision) -> dict[str, Floats]:
-    """Of sums over the sites: those of the terms, and a rounding of the sum of magnitudes for every addition."""
+    """The bounds of sums over the sites: the sum of the terms' bounds, and one rounding for every addition."""
     parts = [gradient_bounds(site, x[k], dy[k], precision) for k, site in enumerate(sites(layer))]
     found = {"dx": np.stack([part["dx"] for part in parts])}
     exact = [exact_gradients(site, x[k], dy[k]) for k, site in enumerate(sites(layer))]
@@ -100,7 +100,7 @@ def _summed_bounds(layer: Layer, x: Floats, dy: Floats, precision: Precision) ->
 
 
 def weight_bound(layer: Layer, precision: Precision) -> Floats:
-    """Of a merged weight."""
+    """The rounding bound of a merged weight."""
     if layer.W0.ndim == 3:
         return np.stack([weight_bound(site, precision) for site in sites(layer)])
     bound: Floats = merge_bound(layer.W0, layer.adapter, precision=precision)

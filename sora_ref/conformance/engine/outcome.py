@@ -51,7 +51,7 @@ class Report:
 
     @property
     def holds(self) -> bool:
-        """Whether the exit status is 0."""
+        """Whether the run succeeds; the exit status is 0 then."""
         return not self.shortcomings()
 
     def shortcomings(self) -> list[Outcome]:
@@ -69,5 +69,5 @@ class Report:
 
 
 def excused(outcome: Outcome) -> bool:
-    """A required check that does not apply to what the implementation is, or is younger than what it targets."""
+    """Whether a required check was skipped for a good reason: not because a capability is missing."""
     return not outcome.reason.startswith("needs ")

@@ -1,4 +1,4 @@
-"""A refusal: what an implementation did, what the clause expects, on which input, and what it looks like instead."""
+"""A refusal: the result, the result that the clause expects, the input, and the mistake that would explain it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 
-class Refusal(AssertionError):  # noqa: N818 - what a check does, and no error of ours
-    """A check does not pass.
+class Refusal(AssertionError):  # noqa: N818 - a verdict on an implementation, and no error of ours
+    """What a check raises where the implementation departs from the clause.
 
     sentence: what is wrong.
     expected, got, bound: the values at one entry and how far apart they may be, where numbers are compared.
     case:     the arguments by name, filled in by the runner.
-    guesses:  what the result equals instead, as far as is known.
+    guesses:  descriptions of mistakes that would give this result.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Refusal(AssertionError):  # noqa: N818 - what a check does, and no error o
         return ", or ".join(self.guesses[:2])
 
     def narrow(self, others: Iterable[Refusal]) -> None:
-        """Keep the guesses that fit the other counterexamples too: a small one fits many."""
+        """Keep the guesses that fit all counterexamples; many guesses fit a small one alone."""
         for other in others:
             if other.quantity == self.quantity:
                 self.guesses = tuple(guess for guess in self.guesses if guess in other.guesses)

@@ -1,8 +1,8 @@
 """Where a step may land: the specification's value of an optimiser step, and a radius for every rounding on the way.
 
-A step is judged from the iterate that the implementation itself has reached, so errors of earlier steps do not add up;
-what is remembered between steps are Adam's moments, sums over gradients whose radii are known.  The middle is computed
-by the specification in float64; its own rounding is counted in U, so an implementation in float64 has twice its bound.
+The kit judges each step from the iterate that the implementation itself has reached, so errors of earlier steps do not
+add up.  Only Adam's moments are remembered between steps; they are sums over gradients whose radii are known.  The
+specification computes the middle in float64.  U counts that rounding as well, so float64 has twice its own bound.
 
 U is the relative error of one operation.  A moment after t steps has met 3t + 4 of them at most in any association:
 β rounded, times, plus in each step; 1 − β, the product, the square.  1 − β and 1 − βᵗ cancel: their relative errors are
@@ -54,7 +54,7 @@ class Descended(NamedTuple):
 
 
 def exactly_known(x: Floats) -> Ranged:
-    """Numbers without any error."""
+    """Numbers that are known exactly: their radius is zero."""
     middle = np.asarray(x, float)
     return Ranged(middle, np.zeros_like(middle))
 
@@ -158,7 +158,7 @@ def amount(choices: Choices, plan: Plan, t: int, step: Descended, U: float) -> t
 
 
 def cut(choices: Choices, theta: Ranged, by: tuple[Floats, Floats], precision: Precision) -> Span:
-    """The span after the threshold; where it may jump, everything is allowed."""
+    """The span after the threshold map; the span is the whole line where the map may jump inside the interval."""
     low, high = theta.middle - theta.radius, theta.middle + theta.radius
     least = np.where((low <= 0) & (high >= 0), 0.0, np.minimum(np.abs(low), np.abs(high)))
     most = np.maximum(np.abs(low), np.abs(high))

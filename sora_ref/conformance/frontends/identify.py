@@ -1,7 +1,8 @@
-"""Which of the known variants is this?  Every choice is varied, and what disagrees with what is seen goes.
+"""Which of the known variants an implementation is, whatever it declares.
 
-An implementation's gates are moved by gradients that tell the variants apart; each variant predicts, by the
-specification and within its rounding bound, where they may be.  The variants that no probe contradicts are left.
+Probes move the implementation's gates by gradients that tell the variants apart.  For each combination of choices the
+specification predicts, within a rounding bound, where the gates may be.  The combinations that no probe contradicts are
+the answer.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _RULE = ("descend", "amount", "threshold", "reads_lr", "loss_l1", "gate_decay", 
 _LOSS = (0.0, 1e-3, 10.0)  # none, and the released code's two
 _DECAY = (0.0, 0.01, 0.1)
 _EPS = (1e-8, 1e-6)
-_SAME = 2.0**-18  # tells one known variant from another, which differ by factors; whether it is exact is for the checks
+_SAME = 2.0**-18  # relative; the known variants differ by factors, and the checks look at exactness
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A run in words: every refusal as a compiler would put it, the table of all checks, and the badge line."""
+"""A run in words: each refusal in the manner of a compiler's message, the table of all checks, and the badge line."""
 
 from __future__ import annotations
 

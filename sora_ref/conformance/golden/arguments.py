@@ -1,4 +1,4 @@
-"""The arguments of the golden vectors: numbers that need every bit, and no random generator."""
+"""The arguments of the golden vectors: numbers with full mantissas, made by a hash and not by a random generator."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
-"""Expected results and how far from them a result may lie, as arrays that are the same bits on every machine.
+"""Expected results, and bounds on the distance of a result from them, as arrays of the same bits on every machine.
 
-Values come from the specification over the rationals, or where there are roots on intervals of a few 2⁻³²⁰, and are
-rounded once.  exp and log come from `decimal`, whose digits are the same everywhere, not from the machine's library.
+The specification computes the values over the rationals; where there are roots, on intervals of a few 2⁻³²⁰.  Each
+value is rounded once.  exp and log come from `decimal`, whose digits do not depend on the machine's library.
 
-Bounds of steps come from intervals too; the others from `sora_ref.bounds`, which evaluates them in float64 by matrix
-products, whose last bits depend on the machine.  So every bound is inflated by 1 + 2⁻²⁰ and rounded up to eight
-significant bits, and one that would be another number if it were larger or smaller by 2⁻³⁸ of itself is refused.
+Bounds of steps come from intervals as well.  The other bounds come from `sora_ref.bounds`, which computes them in
+float64 by matrix products.  The last bits of such a product depend on the machine, so each bound is made coarser: it is
+multiplied by 1 + 2⁻²⁰ and rounded up to eight significant bits.  A bound that a relative change of 2⁻³⁸ would round to
+another number is an error, and its case needs other arguments.
 """
 
 from __future__ import annotations

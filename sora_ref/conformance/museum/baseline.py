@@ -1,6 +1,6 @@
-"""SoRA as one would write it in an afternoon, in plain NumPy: right, and what the museum's mistakes start from.
+"""A right SoRA in plain NumPy, as one would write it in an afternoon: the baseline of most mistakes of the museum.
 
-It shares no code with the specification's own functions, so that the kit is tried on something it is not made of.
+It shares no code with the specification's own functions, so the kit is tried on code that the kit does not use itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a mistake is, and the one list of them: a wrong implementation, and the check that has to refuse it."""
+"""What a mistake is: a wrong implementation, and the check that has to refuse it; and the list that collects them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Mistake:
 
     @property
     def theme(self) -> str:
-        """The room of the museum: the module it stands in."""
+        """The theme of the mistake: the name of its module."""
         return self.implementation.__module__.rpartition(".")[2]
 
     @property
@@ -48,7 +48,7 @@ class Mistake:
 
     @property
     def changed(self) -> frozenset[str]:
-        """The names whose meaning it changes or adds: the one method, and its helpers if it has any."""
+        """The names that it defines anew or adds: the one method, and helpers of that method."""
         kinds = self.implementation.__mro__[: self.implementation.__mro__.index(self.base)]
         return frozenset(name for kind in kinds for name in vars(kind) if not name.startswith("__")) - {"name"}
 

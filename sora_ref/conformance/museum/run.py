@@ -1,4 +1,4 @@
-"""A walk through the museum: every mistake shown to the kit, and what the kit says to it."""
+"""Running the museum: the kit checks every mistake, and a verdict says by which check it was refused."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Verdict:
 def run_mistake(mistake: Mistake, *, seed: int = 0, max_examples: int = EXAMPLES, shortcut: bool = True) -> Verdict:
     """Run the checks in their order up to the first that fails, without making its counterexample small.
 
-    shortcut: take over the outcome of the right implementation where the check never looks up anything that the mistake
-              changes: there both are the same program.
+    shortcut: A mistake changes some attributes of its baseline.  A check that looks up none of them runs the same
+              program on both.  With the shortcut, the baseline's outcome stands for such a check.
     """
     subject, _ = subject_of(mistake.implementation())
     for each in select("full"):
@@ -85,7 +85,7 @@ def table(mistakes: Sequence[Mistake] = MISTAKES) -> str:
 
 @cache  # of the checks there are forty, of the bases two
 def _baseline_outcome(place: int, each: Check, seed: int, max_examples: int) -> tuple[Outcome, frozenset[str]]:
-    """The outcome of a check for a right implementation, and every name it looks up there on the way."""
+    """The outcome of a check for a baseline, and the name of every attribute of it that the check looks up."""
     names: set[str] = set()
 
     def recorded(self: PlainSoRA, name: str) -> Any:
