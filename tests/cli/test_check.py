@@ -262,7 +262,7 @@ def test_museum_ends_with_one_line_and_fails_if_any_slips(monkeypatch: pytest.Mo
         ("Listed", "declares least_rank = -1: expected a rank"),
     ],
 )
-def test_what_is_no_adapter_is_said_in_one_sentence(mine: str, name: str, said: str) -> None:
+def test_what_is_no_implementation_is_said_in_one_sentence(mine: str, name: str, said: str) -> None:
     assert said in sentence(f"{mine}:{name}")
 
 

@@ -239,7 +239,7 @@ def test_declarations_that_mean_nothing_are_one_sentence(attributes: dict[str, A
         check_implementation(type("Odd", (PlainSoRA,), attributes), max_examples=1)
 
 
-def test_a_dtype_that_the_adapter_has_not_got_is_one_sentence() -> None:
+def test_a_dtype_that_the_implementation_does_not_declare_is_one_sentence() -> None:
     with pytest.raises(SoRAError, match="computes in float32: expected one of these, not float64"):
         check_implementation(Bfloat16, dtype="float64")
 

@@ -50,7 +50,7 @@ MISSING = {
 
 
 def example(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"adapters_{name}", IMPLEMENTATIONS / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"implementations_{name}", IMPLEMENTATIONS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -40,7 +40,7 @@ IMPLEMENTATIONS = Path(__file__).resolve().parents[2] / "docs/examples/implement
 
 @cache
 def example(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"adapters_{name}", IMPLEMENTATIONS / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"implementations_{name}", IMPLEMENTATIONS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -147,7 +147,7 @@ def test_core_holds_in_float32(module: str, name: str, seed: int) -> None:
 @pytest.mark.parametrize(
     ("module", "kind"), [("minimal_torch", TorchImplementation), ("minimal_jax", JaxImplementation)]
 )
-def test_smallest_adapters_are_under_15_lines_and_pass_all_that_follows_from_them(module: str, kind: type) -> None:
+def test_smallest_implementations_are_under_15_lines_and_pass_what_follows_from_them(module: str, kind: type) -> None:
     mine = example(module).Mine
     assert issubclass(mine, kind)
     assert len(inspect.getsource(mine).splitlines()) < 15

@@ -14,7 +14,7 @@ from pathlib import Path
 from sora_ref.conformance import Implementation, check_implementation
 
 
-def adapter_at(address: str) -> type[Implementation]:
+def implementation_at(address: str) -> type[Implementation]:
     """The implementation of this name in a file."""
     file, _, name = address.rpartition(":")
     spec = importlib.util.spec_from_file_location(Path(file).stem, file)
@@ -37,7 +37,7 @@ def main() -> int:
     given = parser.parse_args()
     refused = 0
     for address in given.implementations:
-        began, checks, implementation = time.perf_counter(), 0, adapter_at(address)
+        began, checks, implementation = time.perf_counter(), 0, implementation_at(address)
         for seed in range(given.first, given.first + given.seeds):
             report = check_implementation(implementation, seed=seed, max_examples=given.max_examples)
             checks += report.counts()["passed"]
