@@ -59,6 +59,8 @@ PAIRS = [
 LENGTHS = (5, 9, 16)
 SAME = (TEXTS, PAIRS, LENGTHS, 1)
 NO_TYPES = ["input_ids", "attention_mask"]
+TYPED = {"__type": "AddedToken", "content": "<mask>"}
+NEW = {"__type": "AddedToken", "content": "[NEW]"}
 
 
 def model(**keys: object) -> Change:
@@ -106,6 +108,10 @@ def template(second: int, between: str = "</s>") -> Change:
         }
 
     return change
+
+
+def without_mask(documents: dict[str, Document]) -> None:
+    documents["tokenizer"]["added_tokens"].pop()
 
 
 def roberta_config(documents: dict[str, Document]) -> None:
@@ -168,7 +174,7 @@ FOLLOWED: dict[str, Change] = {
         }
     ),
     "mask that strips nothing": put("tokenizer", "added_tokens", 4, "lstrip", value=False),
-    "mask that is not listed": lambda documents: documents["tokenizer"]["added_tokens"].pop(),
+    "mask that is not listed": without_mask,
     "no added tokens in the file": written(added_tokens=[]),
     "added tokens listed": list_added(),
     "one more added token": add("[NEW]"),
@@ -184,7 +190,12 @@ FOLLOWED: dict[str, Change] = {
     "model_input_names": config(model_input_names=NO_TYPES),
     "model_input_names with types": config(model_input_names=[*NO_TYPES, "token_type_ids"]),
 }
+FOLLOWED |= {
+    "mask of the configuration": both(without_mask, config(mask_token={**TYPED, "lstrip": True})),
+    "extra token with its type that is added": both(add("[NEW]", normalized=True), config(new_token=NEW)),
+}
 REFUSED: dict[str, tuple[Change, str]] = {
+    "extra token with its type": (config(new_token=NEW), r"added token '\[NEW\]' is None"),
     "add_prefix_space": (
         config(add_prefix_space=True),
         "pre_tokenizer.add_prefix_space is False: expected True, .* by add_prefix_space of tokenizer_config.json",

@@ -136,6 +136,7 @@ FOLLOWED: dict[str, Change] = {
         rename("[SEP]", "</s>"), config(sep_token="</s>"), put("special_tokens_map", "sep_token", value="</s>")
     ),
     "cls with flags": put("special_tokens_map", "cls_token", value={**token("[CLS]", 0, lstrip=True), "id": None}),
+    "mask with its type": config(mask_token={"__type": "AddedToken", "content": "Qqnew"}),
     "bos and eos": config(bos_token="[CLS]", eos_token="[SEP]"),
     "bos and eos behind the vocabulary": config(eos_token="[MASK]", bos_token="<s>"),
     "never_split": config(never_split=["new"], do_basic_tokenize=False),

@@ -200,7 +200,7 @@ def _extra(document: Mapping[str, Any], path: Path) -> Iterator[Token]:
             require(isinstance(value, list | dict), f"{path}: {key} is {shown(value)}: expected a list of tokens")
             for token in value.values() if isinstance(value, dict) else value:
                 yield _token(token, f"{path}: {key}")
-        elif key.endswith("_token") and key not in PARTS and isinstance(value, str):
+        elif key.endswith("_token") and key not in PARTS and (isinstance(value, str) or _is_typed(value)):
             yield _token(value, f"{path}: {key}")
 
 
@@ -209,3 +209,8 @@ def _token(value: Any, where: str) -> Token:
     token = Token(value) if isinstance(value, str) else convert(value, Token, where, "a token")
     token.special = True
     return token
+
+
+def _is_typed(value: Any) -> bool:
+    """Whether transformers reads this as an AddedToken wherever it stands in tokenizer_config.json."""
+    return isinstance(value, dict) and value.get("__type") == "AddedToken"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from tests.soak.fuzz import adapters, documents, runs, tables, tensors
+from tests.soak.fuzz import adapters, byte_level, documents, runs, tables, tensors
 from tests.soak.fuzz.format import Format
 
-FORMATS: dict[str, Format] = {
-    format.name: format for module in (documents, tensors, tables, adapters, runs) for format in module.FORMATS
-}
+_MODULES = (documents, byte_level, tensors, tables, adapters, runs)
+FORMATS: dict[str, Format] = {format.name: format for module in _MODULES for format in module.FORMATS}
