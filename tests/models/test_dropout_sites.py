@@ -14,9 +14,9 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 from strategies import all_equal
-from tiny_bert import CONFIG, KINDS, Case, as_host, make_case
+from tiny_bert import CONFIG, KINDS, Case, as_host, cases, make_case
 
-from sora_ref.models import MODEL_SPEC, Dropout, classifier_backward, classifier_forward
+from sora_ref.models import MODEL_SPEC, Architecture, Dropout, HeadName, classifier_backward, classifier_forward
 from sora_ref.models.bert import BERT
 
 HIDDEN, ATTENTION, ADAPTER = 0.5, 0.25, 0.75
@@ -83,6 +83,50 @@ def test_masks_are_asked_for_by_site_in_the_order_of_the_forward(head: Literal["
     assert asked_of((), head) == [asked for asked in expected if asked[3] != ADAPTER]
     some = [asked for asked in expected if asked[3] != ADAPTER or asked[1].endswith(".query")]
     assert asked_of(("query",), head) == some
+
+
+AS_BERT = (
+    *(("rows", f"attention.self.{part}", 8, ADAPTER) for part in ("query", "key", "value")),
+    ("square", "attention", 2, ATTENTION),
+    ("rows", "attention.output.dense", 8, ADAPTER),
+    ("rows", "attention.output", 8, HIDDEN),
+    ("rows", "intermediate.dense", 8, ADAPTER),
+    ("rows", "output.dense", 12, ADAPTER),
+    ("rows", "output", 8, HIDDEN),
+)
+DISTILBERT = (
+    *(("rows", f"attention.{part}_lin", 8, ADAPTER) for part in "qkv"),
+    ("square", "attention", 2, ATTENTION),
+    ("rows", "attention.out_lin", 8, ADAPTER),
+    ("rows", "ffn.lin1", 8, ADAPTER),
+    ("rows", "ffn.lin2", 12, ADAPTER),
+    ("rows", "output", 8, HIDDEN),
+)
+OF_KIND: dict[str, tuple[str, tuple[tuple[str, str, int, float], ...], dict[str, tuple[str, ...]]]] = {
+    "bert": ("encoder.layer", AS_BERT, {"cls": ("classifier",), "mean": ("classifier",)}),
+    "roberta": (
+        "encoder.layer",
+        AS_BERT,
+        {"cls": ("classifier.dense", "classifier.out_proj"), "mean": ("classifier",)},
+    ),
+    "distilbert": ("transformer.layer", DISTILBERT, {"cls": ("classifier",), "mean": ("classifier",)}),
+}
+
+
+@pytest.mark.exact("SORA-INIT-1")
+@cases()
+def test_every_architecture_asks_for_the_masks_of_its_own_sites(
+    architecture: Architecture, config: Any, head: HeadName
+) -> None:
+    """DistilBERT drops nothing behind attention's output layer, RoBERTa in front of both layers of its head."""
+    layers, inside, heads = OF_KIND[architecture.model_type]
+    case = make_case(34, architecture=architecture, config=config, head=head, lengths=(3, 2))
+    dropout = sites(case, HIDDEN, ATTENTION, ADAPTER)
+    classifier_forward(case.model, case.params, case.batch, scales=case.scales, dropout=dropout)
+    expected = [("rows", "embeddings", 8, HIDDEN)]
+    for layer in range(2):
+        expected += [(kind, f"{layers}.{layer}.{site}", size, p) for kind, site, size, p in inside]
+    assert dropout.asked == [*expected, *(("vector", site, 8, HIDDEN) for site in heads[head])]
 
 
 def linear_in() -> dict[str, tuple[tuple[float, float, float], list[str], list[str]]]:
