@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 import re
@@ -20,10 +19,12 @@ from msgspec.structs import replace
 from sora_ref import GATE_RULES
 from sora_ref.errors import SoRAError, printable, shown
 from sora_ref.gate import GateRule
+from sora_ref.methods import METHODS, Branch, Own
 from sora_ref.models import KINDS
 from sora_ref.optim import SGD, AdamW, Optimiser
 from sora_ref.preconditions import require
 from sora_ref.run.artefacts import ARTEFACTS
+from sora_ref.run.former import in_todays_form
 from sora_ref.run.keys import flat, in_words, put, require_known, word
 from sora_ref.schedules import (
     MOST_STAGES,
@@ -82,19 +83,16 @@ class TaskSection(Section, frozen=True):
 
 
 class AdapterSection(Section, frozen=True):
-    """kinds: linear layers that carry an adapter, none for the head alone.  gate: a number, or "normal" for N(0, 1).
+    """kinds: linear layers that carry an adapter; none under method "head".
 
-    gated: false trains a plain LoRA, with gates fixed at 1.  norms, biases: also train the encoder's own.
+    gate: where SoRA's gates begin, a number, or "normal" for N(0, 1).
     """
 
     kinds: tuple[str, ...] = KINDS
     r: Whole = 8
     alpha: float = 16.0
     gate: float | Literal["normal"] = 1.0
-    gated: bool = True
     dropout: Probability = 0.0
-    norms: bool = False
-    biases: bool = False
 
 
 class GateSection(Section, frozen=True):
@@ -119,6 +117,7 @@ class GateSection(Section, frozen=True):
 class TrainSection(Section, frozen=True):
     """The optimiser and the loop.  warmup: a share of the steps.  clip 0 clips nothing.  Periods are in steps.
 
+    also: groups of the base model's own parameters that are trained as well.
     microbatch_tokens: 512 by default, and 16,384 on a GPU.  loggers: see `sora_ref.run.loggers`.
     max_steps: at most so many in all; rates are those of a run of that length.  early_stopping: end after so many
     evaluations in a row without a better score.  keep_best: keep the parameters of the best one.  score_test: at the
@@ -141,6 +140,7 @@ class TrainSection(Section, frozen=True):
     attention_dropout: Probability = 0.0
     microbatch_tokens: Positive | None = None
     bucket_batches: Positive = 16
+    also: tuple[Own, ...] = ()
     log_every: Positive = 10
     checkpoint_every: Positive = 100
     loggers: tuple[Literal["tensorboard", "mlflow"], ...] = ()
@@ -178,6 +178,7 @@ class ScheduleSection(Section, frozen=True):
 class Config(Section, frozen=True):
     """Everything that decides a run's numbers; and `workers`, threads that do not (0: one per core).
 
+    method: one of `sora_ref.methods.METHODS`; [adapter] is of those that adapt modules, [gate] of SoRA.
     precision: of the float32 matrix products, where a GPU offers others than fp32.
     """
 
@@ -187,12 +188,18 @@ class Config(Section, frozen=True):
     dtype: Literal["float32", "float64"] = "float32"
     kernels: Literal["backend", "reference"] = "backend"
     precision: Literal["fp32", "tf32", "bf16", "fp16"] | None = None
+    method: str = "sora"
     model: ModelSection = ModelSection()
     task: TaskSection = TaskSection()
     adapter: AdapterSection = AdapterSection()
     gate: GateSection = GateSection()
     train: TrainSection = TrainSection()
     schedule: ScheduleSection | None = None
+
+    def branch(self) -> Branch:
+        """What the method is told of the branch that it adds to a module."""
+        gate = None if self.adapter.gate == "normal" else self.adapter.gate
+        return Branch(self.seed, self.adapter.r, self.adapter.alpha, gate, self.dtype)
 
     def recipe(self, decayed: Callable[[str], bool]) -> Recipe:
         """What stays the same from step to step; `decayed` says which parameters weight decay acts on."""
@@ -245,7 +252,7 @@ def load_config(
     file alone is at fault, else with the names of the overrides concerned.
     """
     tree = {} if path is None else read_toml(path, "a configuration")
-    alone = _fault(copy.deepcopy(tree)) if overrides else None
+    alone = _fault(tree) if overrides else None
     for dotted, value in overrides.items():
         try:
             put(tree, dotted, value)
@@ -253,8 +260,7 @@ def load_config(
             raise SoRAError(_blame(names, [dotted], str(error))) from error
     fault = _fault(tree)
     if fault is None:
-        config = msgspec.convert(tree, Config)
-        return replace(config, gate=replace(config.gate, lr=config.gate_lr))
+        return _resolved(tree)
     if path is not None and (not overrides or fault == alone):
         raise SoRAError(f"{printable(str(path))}: {fault}")
     concerned = [key for key in overrides if re.search(rf"(?<![\w.]){re.escape(key)}(?![\w.])", fault)]
@@ -270,12 +276,9 @@ def _blame(names: Mapping[str, str], keys: Sequence[str], fault: str) -> str:
 def _fault(tree: Mapping[str, Any]) -> str | None:
     """What is wrong with these tables; None where nothing is."""
     try:
-        require_known(tree, Config)
-        config = msgspec.convert(tree, Config)
+        config = _resolved(tree)
         msgspec.json.encode(config)  # raises for what is no text, which config.toml could not hold
         _check(config)
-    except msgspec.ValidationError as error:
-        return in_words(error, tree, Config)
     except UnicodeEncodeError as error:  # of a flag, whose bytes were no UTF-8
         return f"{shown(error.object)} is no text: expected UTF-8"
     except SoRAError as error:
@@ -283,12 +286,30 @@ def _fault(tree: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _resolved(tree: Mapping[str, Any]) -> Config:
+    """The configuration of these tables, with what follows from other keys filled in; SoRAError in words."""
+    today = in_todays_form(tree)
+    require_known(today, Config)
+    try:
+        config = msgspec.convert(today, Config)
+    except msgspec.ValidationError as error:
+        raise SoRAError(in_words(error, today, Config)) from error
+    adapter = replace(config.adapter, kinds=()) if config.method == "head" else config.adapter
+    return replace(config, adapter=adapter, gate=replace(config.gate, lr=config.gate_lr))
+
+
 def _check(config: Config) -> None:
     """What the types of the fields do not say."""
     for key, value in flat(msgspec.to_builtins(config)).items():
         require(not isinstance(value, float) or math.isfinite(value), f"{key} is {value}: expected a finite number")
     r, gate, kinds = config.adapter.r, config.adapter.gate, config.adapter.kinds
-    require(r > 0 or not kinds, "adapter.r is 0: expected at least 1; adapter.kinds = [] trains the head alone")
+    method = METHODS.get(config.method)
+    known = ", ".join(METHODS)
+    if method is None:
+        raise SoRAError(f"method is {shown(config.method)}: expected one of {known}")
+    adapts = method.add is not None
+    require(r > 0 or not adapts, 'adapter.r is 0: expected at least 1, or method = "head"')
+    require(bool(kinds) or not adapts, 'adapter.kinds is empty: expected some, or method = "head"')
     held = gate == "normal" or abs(gate) <= float(np.finfo(config.dtype).max)
     require(held, f"adapter.gate is {gate}: expected a number that {config.dtype} can hold")
     unknown = sorted(set(kinds) - set(KINDS))

@@ -82,12 +82,12 @@ def run_demo(
             raise Interrupted(sentence, stopped.number) from stopped
 
     read_task(load_config(None, shared), say)  # fetched and described once
-    head = run("head-only", {"adapter.kinds": []})
-    lora = run("lora", {"adapter.gated": False})
+    head = run("head-only", {"method": "head"})
+    lora = run("lora", {"method": "lora"})
     sora = run("sora", {})
     control = run("sora-zeroed-gradient", {"gate.gradient": "zero"})
     r = nearest_rank(sora["counts"], load_config(None, shared))
-    nearest = run(f"lora-r{r}", {"adapter.gated": False, "adapter.r": r, "adapter.alpha": 2.0 * r})
+    nearest = run(f"lora-r{r}", {"method": "lora", "adapter.r": r, "adapter.alpha": 2.0 * r})
     results = [
         _result("head only", head),
         _result("LoRA, r = 8", lora),

@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from sora_ref import initial_adapter
 from sora_ref.backends import Array
 from sora_ref.init import initial_dense
+from sora_ref.methods import METHODS
 from sora_ref.models import Classifier
-from sora_ref.names import adapter_names
 from sora_ref.run.config import Config
-from sora_ref.run.setup import Setup
+from sora_ref.run.setup import Setup, added_by_method
 
 
 def initial_params(setup: Setup) -> dict[str, Array]:
     """Every trained parameter before the first step, from the configuration's seed; adapters, head, norms, biases."""
     config, shapes = setup.config, setup.model.shapes
     params: dict[str, np.ndarray] = {}
-    gate = None if config.adapter.gate == "normal" else config.adapter.gate
-    for module in setup.scales:
-        out, in_ = shapes[f"{module}.weight"]
-        adapter = initial_adapter(
-            config.seed, module, out, in_, config.adapter.r, config.adapter.alpha, gate=gate, dtype=config.dtype
-        )
-        names = adapter_names(module)
-        params |= {names.A: adapter.A, names.B: adapter.B}
-        if config.adapter.gated:
-            params[names.g] = adapter.g
+    for added in added_by_method(config, setup.model, setup.scales):
+        params |= added.trained
     for name in setup.new_head_names:
         if name.endswith(".weight"):
             module = name.removesuffix(".weight")
@@ -38,9 +29,10 @@ def initial_params(setup: Setup) -> dict[str, Array]:
 
 
 def _also_trained(config: Config, model: Classifier) -> list[str]:
-    """The encoder's own parameters that the configuration trains."""
+    """The model's own parameters that the method or the configuration trains."""
+    groups = {*METHODS[config.method].own, *config.train.also}
     architecture = model.architecture
     own = architecture.shapes(model.config)
     norms = [name for name in own if architecture.is_norm(name)]
     biases = [name for name in own if architecture.is_bias(name) and not architecture.is_norm(name)]
-    return [*(norms if config.adapter.norms else ()), *(biases if config.adapter.biases else ())]
+    return [*(norms if "norms" in groups else ()), *(biases if "biases" in groups else ())]

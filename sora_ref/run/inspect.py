@@ -10,6 +10,7 @@ import numpy as np
 
 from sora_ref import SoRA, count_parameters, module_ranks
 from sora_ref.errors import SoRAError, printable
+from sora_ref.methods import HEAD, LORA, SORA
 from sora_ref.names import adapter_names, is_adapter, is_gate, unpack
 from sora_ref.peft import adapters_from, read_adapter
 from sora_ref.preconditions import require
@@ -38,9 +39,10 @@ def inspect_path(path: Path, stage: int | None = None) -> tuple[dict[str, Any], 
         trained = read_checkpoint(file)
         params = trained.params
         gated = any(map(is_gate, params))
+        kind = SORA if gated else LORA if trained.scales else HEAD
         adapters = {module: _adapter(params, module, s) for module, s in trained.scales.items()}
         saved = {name: array for name, array in params.items() if not is_adapter(name)}
-        facts = {"file": str(file), "kind": "SoRA" if gated else "LoRA", "step": trained.position.step}
+        facts = {"file": str(file), "kind": kind.title, "step": trained.position.step}
         unfinished = progress_of(path, file, trained)
         if unfinished is not None:
             facts["unfinished"] = unfinished

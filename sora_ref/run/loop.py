@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from sora_ref import Rates, Stage, TrainState, training_step
+from sora_ref import Rates, Stage, TrainState
 from sora_ref.backends import Array
 from sora_ref.errors import printable
 from sora_ref.run.active import Run
@@ -70,7 +70,7 @@ def next_step(
     rates = course.rates(t)
     loss, grads = loss_and_gradients(setup, run.data["train"], state.params, rows, position.step + 1, parallel_map)
     with np.errstate(over="ignore", invalid="ignore"):  # what is no number is said where it is read
-        state, norm = training_step(state, grads, rates, course.recipe, setup.ops)
+        state, norm = setup.method.step(state, grads, rates, course.recipe, setup.ops)
     threshold = course.recipe.gate_rule.scalar_amount(rates.strength, rates.gate_lr) or 0.0
     position = replace(position, step=position.step + 1, stage_step=t, threshold_sum=position.threshold_sum + threshold)
     return Step(state, position, loss, rates, norm, began)

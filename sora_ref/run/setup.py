@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,9 @@ import numpy as np
 from sora_ref import SoRA, kernels
 from sora_ref.backends import Array, Backend
 from sora_ref.kernels import Kernels
+from sora_ref.methods import METHODS, Added, Method
 from sora_ref.models import Classifier, ModelOps, load_model
-from sora_ref.names import adapter_names, is_adapter, unpack
+from sora_ref.names import is_adapter, unpack
 from sora_ref.preconditions import require
 from sora_ref.run.base_model import model_folder
 from sora_ref.run.config import Config
@@ -51,6 +52,11 @@ class Setup:
     ops: ModelOps
     forward_ops: ModelOps
     tokenizer: Tokenizer
+
+    @property
+    def method(self) -> Method:
+        """The way of fine-tuning."""
+        return METHODS[self.config.method]
 
     @property
     def work(self) -> Work:
@@ -95,9 +101,8 @@ def make_setup(config: Config, labels: Labels, say: Say | None = None) -> Setup:
     modules = architecture.modules(sizes, config.adapter.kinds)
     _require_rank(config, model, modules)
     frozen = {name: backend.from_host(array) for name, array in weights.items()}
-    if not config.adapter.gated:
-        gates = [adapter_names(module).g for module in modules]
-        frozen |= {gate: backend.from_host(np.ones(config.adapter.r, config.dtype)) for gate in gates}
+    for added in added_by_method(config, model, modules):
+        frozen |= {name: backend.from_host(array) for name, array in added.frozen.items()}
     faster = kernels.get(backend.name, None if config.kernels == "backend" else config.kernels)
     ops = operations(config, faster, frozen)
     return Setup(
@@ -106,7 +111,7 @@ def make_setup(config: Config, labels: Labels, say: Say | None = None) -> Setup:
         model=model,
         labels=labels,
         frozen=frozen,
-        scales={module: config.adapter.alpha / max(config.adapter.r, 1) for module in modules},
+        scales=dict.fromkeys(modules, config.branch().scale),
         new_head_names=tuple(name for name in model.head_record.names if name not in weights),
         backend=backend,
         kernels=faster,
@@ -124,6 +129,16 @@ def _require_rank(config: Config, model: Classifier, modules: Sequence[str]) -> 
     require(
         r <= most, f"adapter.r is {r}: expected at most {most}, beyond which no layer of the model can have more rank"
     )
+
+
+def added_by_method(config: Config, model: Classifier, modules: Iterable[str]) -> Iterator[Added]:
+    """What the configuration's method adds to each of these modules."""
+    add = METHODS[config.method].add
+    if add is None:
+        return
+    for module in modules:
+        out, in_ = model.shapes[f"{module}.weight"]
+        yield add(module, (out, in_), config.branch())
 
 
 def to_host(setup: Setup, params: Mapping[str, Any]) -> dict[str, np.ndarray]:

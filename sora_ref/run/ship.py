@@ -14,6 +14,7 @@ from msgspec.structs import replace as replace_fields
 from sora_ref import kept_components, merge, prune
 from sora_ref.backends import Array
 from sora_ref.errors import printable
+from sora_ref.methods import HEAD, SORA
 from sora_ref.names import adapter_names, is_adapter, pack
 from sora_ref.peft import ExportReport, export_adapter
 from sora_ref.peft.format import Layout, task_of
@@ -54,7 +55,7 @@ def write_pruned(loaded: Loaded, out: Path) -> dict[str, int]:
     _require_finite(loaded)
     setup = loaded.setup
     params = to_host(setup, pruned_params(setup, loaded.params))
-    config = replace_fields(setup.config, adapter=replace_fields(setup.config.adapter, gated=True))
+    config = replace_fields(setup.config, method=SORA.name) if setup.scales else setup.config
     _write(out, _run_files(config, replace(loaded.trained, params=params)))
     return {module: params[adapter_names(module).g].shape[0] for module in setup.scales}
 
@@ -92,7 +93,9 @@ def write_merged(
     here = replace_fields(
         setup.config,
         model=replace_fields(setup.config.model, path="."),
-        adapter=replace_fields(setup.config.adapter, kinds=[], norms=False, biases=False),
+        method=HEAD.name,
+        adapter=replace_fields(setup.config.adapter, kinds=()),
+        train=replace_fields(setup.config.train, also=()),
     )
     named = {task_of(model.architecture, model.head_record).full_name(name): array for name, array in stored.items()}
     head = {name: array for name, array in to_host(setup, trained).items() if name in setup.new_head_names}
@@ -125,7 +128,7 @@ def write_peft(
     another machine.
     """
     setup = loaded.setup
-    require(bool(setup.scales), f"{loaded.file}: no adapters in it: expected a run with adapter.kinds")
+    require(bool(setup.scales), f"{loaded.file}: no adapters in it: expected a run with adapters")
     _require_finite(loaded)
     named = (repository(base_model) or base_model) if base_model else hub_name(setup)
     labels = labels_of_setup(setup)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
-from sora_ref import count_parameters, module_ranks, survival_probability
-from sora_ref.prox import released_threshold
+from sora_ref import count_parameters, module_ranks
+from sora_ref.count import Counts as ParameterCounts
+from sora_ref.methods import Ending, Survivors
 from sora_ref.run.checkpoint import Position
-from sora_ref.run.config import Config
 from sora_ref.run.evaluate import predict_logits, score
 from sora_ref.run.pictures import draw_gates, draw_ranks
 from sora_ref.run.records import Measured, gate_history
@@ -26,7 +26,7 @@ _UNDEFINED = "undefined"
 
 
 class Null(Struct):
-    """What thresholds alone would leave; see `null_model`."""
+    """What thresholds alone would leave; see `sora_ref.methods.survivors`."""
 
     kept: float
 
@@ -104,7 +104,7 @@ def finish(
     ranks = module_ranks(adapters)
     head = sum(int(np.prod(value.shape)) for value in setup.head(params).values())
     counts = count_parameters(adapters, hidden=setup.model.config.hidden_size, head=head)
-    null = null_model(setup.config, counts.components, position)
+    survivors = _survivors(setup, counts, position)
     summary = {
         "task": setup.config.task.name,
         "notes": list(notes),
@@ -115,73 +115,38 @@ def finish(
         "best": best,
         "counts": counts._asdict(),
         "ranks": ranks,
-        "null": null,
-        "survivors": survivors_in_words(setup.config, counts.kept, counts.components, null),
+        "null": None if survivors is None else survivors.null,
+        "survivors": None if survivors is None else survivors.words,
         "stages": list(stages),
     }
     if setup.backend.memory is not None:
         summary["device_memory"] = setup.backend.memory()
-    if ranks:
+    pictures = setup.method.pictures
+    if "ranks" in pictures:
         draw_ranks(out / "ranks.png", setup.model.architecture, ranks, setup.config.adapter.r)
-    history = gate_history(out)
-    if history:
-        draw_gates(out / "gates.png", history)
+    if "gates" in pictures:
+        draw_gates(out / "gates.png", gate_history(out))
     write_json(out / "summary.json", summary)
     return summary
 
 
-def null_model(config: Config, components: int, position: Position) -> dict[str, Any] | None:
-    """What thresholds alone would leave, no gradient on the gates at all (SORA-NULL-1).
-
-    None where nothing is gated, under the sparsifying scheduler, or where the rule's threshold is no single number.
-    """
-    rule = config.gate_rule()
-    if (
-        components == 0
-        or not config.adapter.gated
-        or rule.scalar_amount(0.0, 0.0) is None
-        or config.schedule is not None
-    ):
+def _survivors(setup: Setup, counts: ParameterCounts, position: Position) -> Survivors | None:
+    """Who survived, as the run's method tells it; None where nothing can close."""
+    config, tell = setup.config, setup.method.survivors
+    if tell is None:
         return None
-    cut = position.threshold_sum
-    if rule.threshold is released_threshold and position.step:
-        cut += position.threshold_sum / position.step  # its dead zone is one threshold wider
-    gate = config.adapter.gate
-    share = survival_probability(cut) if gate == "normal" else float(abs(gate) > cut)
-    return {"threshold_sum": cut, "kept_share": share, "kept": share * components}
-
-
-def survivors_in_words(config: Config, kept: int, components: int, null: Mapping[str, Any] | None) -> str | None:
-    """Whether the survivors are what thresholds alone predict; None where there are no gates.
-
-    Gates drawn from N(0, 1) survive alone as independent draws with the null's share p, so n of them leave
-    n·p ± √(n·p·(1−p)); a number within two of these standard deviations is what chance gives, which does not prove that
-    the data had no say.  Gates that begin at one number survive all or not at all.
-    """
-    if components == 0 or not config.adapter.gated:
-        return None
-    found = f"{kept} of {components}"
-    if null is None:
-        why = "under the scheduler" if config.schedule is not None else f"for rule {config.gate.rule}"
-        return f'{found}; there is no null model {why}: a run with gate.gradient = "zero" shows what chance keeps'
-    if config.gate.gradient == "zero":
-        return f"{found}; thresholds alone would keep {null['kept']:.1f}: the data had no say (gate.gradient is zero)"
-    if config.adapter.gate == "normal":
-        spread = math.sqrt(components * null["kept_share"] * (1 - null["kept_share"]))
-        chance = f"{found}; thresholds alone would keep {null['kept']:.1f} ± {spread:.1f}"
-        if abs(kept - null["kept"]) <= 2 * spread:
-            return f"{chance}: within chance: nothing in their number says that the data chose them"
-        return f"{chance}: the data chose"
-    sums = f"the thresholds add up to {null['threshold_sum']:.3g}, gates began at {config.adapter.gate:g}"
-    if null["kept"] == 0:
-        verdict = "the data chose" if kept else "none outlived the thresholds; lower gate.strength"
-        return f"{found}; thresholds alone would keep none ({sums}): {verdict}"
-    if kept == components:
-        total = null["threshold_sum"]
-        enough = f" ({2 * abs(config.adapter.gate) / total:.2g} times as high)" if total else ""
-        verdict = f"the data did not choose them; raise gate.strength or gate.lr{enough}, or train longer"
-        return f"{found}; thresholds alone would keep all ({sums}): {verdict}"
-    return f"{found}; thresholds alone would keep all ({sums}): the data chose which went, not which stayed"
+    return tell(
+        Ending(
+            kept=counts.kept,
+            components=counts.components,
+            threshold_sum=position.threshold_sum,
+            steps=position.step,
+            rule=config.gate_rule(),
+            gate_gradient=config.gate.gradient,
+            gate=config.branch().gate,
+            scheduled=config.schedule is not None,
+        )
+    )
 
 
 def read_summary(out: Path) -> dict[str, Any] | None:

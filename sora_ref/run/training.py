@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from sora_ref.run.base_model import with_pinned_model
 from sora_ref.run.config import Config, differences, load_config, with_absolute_paths
 from sora_ref.run.data import Labels, Task
 from sora_ref.run.found import Found, look, refusal, sweep
-from sora_ref.run.input_digests import digests, require_unchanged
+from sora_ref.run.input_digests import Input, digests, require_unchanged
 from sora_ref.run.inputs import WEIGHTS, input_files
 from sora_ref.run.interrupt import stop_requested
 from sora_ref.run.loggers import opened, require_loggers
@@ -84,7 +85,7 @@ def _train(config: Config, out: Path, accept: bool, quiet: bool, say: Say) -> di
     resuming = look(out) is Found.RUN
     before = same_inputs(out, now, accept, say) if resuming else None
 
-    run = _in_memory(config, out, now[WEIGHTS].sha256, quiet, say)
+    run = _in_memory(config, out, now, quiet, say)
     require_unchanged(now, files)
 
     with stop_requested() as stop:  # from the moment that there is a checkpoint to be had
@@ -96,8 +97,11 @@ def _train(config: Config, out: Path, accept: bool, quiet: bool, say: Say) -> di
     return finish(run.out, run.setup, run.data, state.params, position, results, run.task.notes, best, left_out)
 
 
-def _in_memory(config: Config, out: Path, base: str, quiet: bool, say: Say) -> Run:
-    """The run with its task read and encoded and its model loaded; SoRAError where a label or a split is missing."""
+def _in_memory(config: Config, out: Path, now: Mapping[str, Input], quiet: bool, say: Say) -> Run:
+    """The run with its task read and encoded and its model loaded; SoRAError where a label or a split is missing.
+
+    now: the digests of the files it reads; the weights have one, or they could not be loaded.
+    """
     task = read_task(config, say)
     _require_splits(task, config, say)
     setup = make_setup(config, Labels(task.kind, task.labels, task.metrics), say)
@@ -110,7 +114,7 @@ def _in_memory(config: Config, out: Path, base: str, quiet: bool, say: Say) -> R
             f"{split}: an example has no label: expected labels on every example, in a table in the column task.label "
             "(--label COLUMN)",
         )
-    return Run(out, setup, task, data, base, quiet)
+    return Run(out, setup, task, data, now[WEIGHTS].sha256, quiet)
 
 
 def _require_splits(task: Task, config: Config, say: Say) -> None:

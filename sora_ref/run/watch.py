@@ -12,7 +12,7 @@ import numpy as np
 from sora_ref import Rates, TrainState
 from sora_ref.backends import Array
 from sora_ref.errors import SoRAError
-from sora_ref.names import adapter_names, module_of
+from sora_ref.names import module_of
 from sora_ref.run.active import Run
 from sora_ref.run.checkpoint import Position
 from sora_ref.run.evaluate import predict_logits, score
@@ -22,9 +22,8 @@ from sora_ref.run.transfer import gather_to_host
 
 
 def gates_of(run: Run, state: TrainState) -> dict[str, Array]:
-    """The trained gates by their names, none where gates are frozen."""
-    names = [adapter_names(module).g for module in run.setup.scales]
-    return {name: state.params[name] for name in names if name in state.params}
+    """What the method watches: the trained gates by their names, none where nothing can close."""
+    return {name: state.params[name] for name in run.setup.method.watched(run.setup.scales)}
 
 
 def read_losses(

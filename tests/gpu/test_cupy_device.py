@@ -9,16 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from kernel_bounds import gelu_bound, layer_norm_bound, unit, within
-from tiny_run import arrays_of, last, make_keys, run_once
+from tiny_run import arrays_of, last, make_keys, patch_step, run_once
 
-from sora_ref import GATE_RULES, SPEC, AdamW, SoRA, kernels
+from sora_ref import GATE_RULES, SPEC, AdamW, SoRA, kernels, training_step
 from sora_ref.backends import Backend, DeviceError, get
 from sora_ref.bounds import BF16, FP16, TF32, Precision, linear_backward_bound, linear_bound
 from sora_ref.gate import ADAMW_METRIC
 from sora_ref.models import layers
 from sora_ref.ops import Update
 from sora_ref.optim import Moments
-from sora_ref.run import loop
 from sora_ref.run.ship import write_merged, write_peft, write_pruned
 from sora_ref.run.trained import load_trained
 
@@ -145,7 +144,7 @@ def test_runs_resume_bit_for_bit_and_agree_with_numpy(
     assert whole["device_memory"] > 0
     for name, expected in last(tmp_path / "numpy").params.items():
         np.testing.assert_allclose(last(tmp_path / "whole").params[name], expected, atol=1e-8, err_msg=name)
-    real, steps = loop.training_step, 0
+    real, steps = training_step, 0
 
     def stops(*args: Any) -> Any:
         nonlocal steps
@@ -154,7 +153,7 @@ def test_runs_resume_bit_for_bit_and_agree_with_numpy(
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(loop, "training_step", stops)
+    patch_step(monkeypatch, stops)
     with pytest.raises(KeyboardInterrupt):
         run_once(tmp_path / "resumed", keys)
     run_once(tmp_path / "resumed", keys, resume=True)

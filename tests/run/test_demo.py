@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_run import MODULES, RANK, SIZES, make_keys, sora_ref, tree
+from tiny_run import MODULES, RANK, SIZES, make_keys, patch_step, sora_ref, tree
 
 from sora_ref.run import demo
 from sora_ref.run.artefacts import is_cached
@@ -66,8 +66,8 @@ def test_runs_differ_in_nothing_but_what_their_names_say(done: Any) -> None:
     folder, _, _ = done
     sora = load_config(folder / "sora" / "config.toml", {})
     expected = {
-        "head-only": ["adapter.kinds"],
-        "lora": ["adapter.gated"],
+        "head-only": ["adapter.kinds", "method"],
+        "lora": ["method"],
         "sora-zeroed-gradient": ["gate.gradient"],
         "sora": [],
     }
@@ -155,7 +155,7 @@ def test_demo_called_again_trains_nothing_and_says_the_same(done: Any, tiny: dic
     folder, facts, lines = done
     before = {name: digest for name, digest in tree(folder).items() if not name.startswith("shipped")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sora_ref.run.loop.training_step", lambda *_: pytest.fail("trained again"))
+        patch_step(patch, lambda *_: pytest.fail("trained again"))
         found, said = again(tiny, folder)
     assert found == facts
     assert said == lines

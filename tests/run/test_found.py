@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_run import copy_run, interrupted, make_keys, outcome, run_once, tree
+from tiny_run import copy_run, interrupted, make_keys, outcome, patch_step, run_once, tree
 
+from sora_ref import training_step
 from sora_ref.errors import SoRAError
-from sora_ref.run import loop
 from sora_ref.run.checkpoint import checkpoints, read_checkpoint
 from sora_ref.run.found import Found, look, sweep
 from sora_ref.run.ship import write_merged, write_peft, write_pruned
@@ -136,7 +136,7 @@ def test_checkpoints_beyond_eight_digits_are_in_the_order_of_their_steps(tmp_pat
 def test_second_process_in_a_run_directory_gets_the_first_ones_id(keys: Keys, tmp_path: Path) -> None:
     """Here the same process, while it trains: neither begins, goes on, nor sweeps."""
     said: list[str] = []
-    real = loop.training_step
+    real = training_step
 
     def step(*args: Any, **options: Any) -> Any:
         if not said:
@@ -151,7 +151,7 @@ def test_second_process_in_a_run_directory_gets_the_first_ones_id(keys: Keys, tm
         return real(*args, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "training_step", step)
+        patch_step(patch, step)
         run_once(tmp_path / "run", keys)
     assert said == [f"{tmp_path / 'run'}: process {os.getpid()} is writing there: expected one process at a time"]
     assert (tmp_path / "run" / "summary.json").exists()

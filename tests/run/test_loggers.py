@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_run import EPOCH, make_config, make_keys, outcome, records, run_once, sora_ref
+from tiny_run import EPOCH, make_config, make_keys, outcome, patch_step, records, run_once, sora_ref
 
 from sora_ref.errors import SoRAError
 from sora_ref.run import loggers as sinks
@@ -81,7 +81,7 @@ def stop_at(step: int) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sora_ref.run.training.stop_requested", requested)
-        patch.setattr("sora_ref.run.loop.training_step", counted)
+        patch_step(patch, counted)
         yield
 
 

@@ -122,8 +122,8 @@ def test_run_draws_both_without_a_display(tmp_path: Path) -> None:
 
 def test_head_alone_and_plain_lora_have_no_gates_to_draw(tmp_path: Path) -> None:
     keys = make_keys(tmp_path)
-    train(make_config(keys, train__epochs=1, adapter__kinds=[]), tmp_path / "head", quiet=True)
-    train(make_config(keys, train__epochs=1, adapter__gated=False), tmp_path / "lora", quiet=True)
+    train(make_config(keys, train__epochs=1, method="head"), tmp_path / "head", quiet=True)
+    train(make_config(keys, train__epochs=1, method="lora"), tmp_path / "lora", quiet=True)
     assert [(tmp_path / run / name).exists() for run in ("head", "lora") for name in ("ranks.png", "gates.png")] == [
         False, False, True, False
     ]  # fmt: skip

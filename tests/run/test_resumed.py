@@ -117,7 +117,7 @@ def edit(run: Path, old: str, new: str) -> None:
     [
         ("alpha = 6.0", "alpha = 3.0", {"adapter__alpha": 3.0}),
         ("\nr = 3", "\nr = 2", {"adapter__r": 2}),
-        ("gated = true", "gated = false", {"adapter__gated": False}),
+        ('method = "sora"', 'method = "lora"', {"method": "lora"}),
     ],
 )
 def test_configuration_edited_in_the_run_directory_is_refused_where_the_checkpoint_shows_it(

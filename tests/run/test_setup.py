@@ -52,7 +52,7 @@ def test_initial_parameters_are_adapters_and_head_of_the_seed(keys: Keys) -> Non
 @pytest.mark.exact("SORA-INIT-1")
 def test_initial_parameters_do_not_depend_on_what_else_is_adapted(keys: Keys) -> None:
     whole = initial_params(make_setup(make_config(keys), LABELS))
-    part = initial_params(make_setup(make_config(keys, adapter__kinds=["output"], adapter__norms=True), LABELS))
+    part = initial_params(make_setup(make_config(keys, adapter__kinds=["output"], train__also=["norms"]), LABELS))
     for name in whole.keys() & part.keys():
         assert whole[name].tobytes() == part[name].tobytes()
     assert "encoder.layer.0.output.dense.sora_A" in part
@@ -70,11 +70,11 @@ def test_rank_beyond_the_widest_layer_is_refused_before_anything_is_made(keys: K
     for r in (widest + 1, 2**62):
         with pytest.raises(SoRAError, match=rf"^adapter\.r is {r}: expected at most {widest},"):
             make_setup(make_config(keys, adapter__r=r), LABELS)
-    make_setup(make_config(keys, adapter__r=2**62, adapter__kinds=[]), LABELS)  # the head alone has no rank
+    make_setup(make_config(keys, adapter__r=2**62, method="head"), LABELS)  # the head alone has no rank
 
 
 def test_trained_norms_begin_at_the_checkpoints_values_and_win_over_the_frozen(keys: Keys) -> None:
-    setup = make_setup(make_config(keys, adapter__norms=True), LABELS)
+    setup = make_setup(make_config(keys, train__also=["norms"]), LABELS)
     params = initial_params(setup)
     name = "embeddings.LayerNorm.weight"
     assert params[name].tobytes() == setup.frozen[name].tobytes()
@@ -94,7 +94,7 @@ def test_outputs_are_the_classes_or_one_number(keys: Keys, labels: Labels, outpu
 
 
 def test_plain_lora_has_frozen_gates_at_one(keys: Keys) -> None:
-    setup = make_setup(make_config(keys, adapter__gated=False), LABELS)
+    setup = make_setup(make_config(keys, method="lora"), LABELS)
     params = initial_params(setup)
     assert not any(name.endswith(".sora_g") for name in params)
     for adapter in setup.adapters(params).values():

@@ -32,11 +32,11 @@ Keys = dict[str, Any]
 RUNS: dict[str, Keys] = {
     "mean": {},
     "cls": {"model__head": "cls"},
-    "lora": {"adapter__gated": False},
-    "norms": {"adapter__norms": True},
-    "biases": {"adapter__biases": True, "adapter__norms": True},
+    "lora": {"method": "lora"},
+    "norms": {"train__also": ["norms"]},
+    "biases": {"train__also": ["norms", "biases"]},
     "regression": {"task__kind": "regression", "task__label": "rating", "model__head": "cls"},
-    "head": {"adapter__kinds": []},
+    "head": {"method": "head"},
     "float64": {"dtype": "float64"},
     "nothing": {"gate__strength": 9.0},
 }
@@ -207,7 +207,7 @@ def test_pruned_folder_merges_and_exports_as_the_run_does(mean: Path, tmp_path: 
 @pytest.mark.parametrize("layout", ["compact", "uniform", "folded"])
 @pytest.mark.parametrize("head", ["mean", "cls"])
 def test_exported_adapter_is_the_runs(keys: Keys, tmp_path: Path, head: str, layout: Any) -> None:
-    run_once(tmp_path / "run", keys, **SHARED, model__head=head, adapter__norms=True)
+    run_once(tmp_path / "run", keys, **SHARED, model__head=head, train__also=["norms"])
     loaded = load_trained(tmp_path / "run")
     report = write_peft(loaded, tmp_path / "peft", layout)
     assert report.comparison.max_abs_diff == 0
@@ -236,7 +236,7 @@ def test_export_calls_its_base_as_it_is_told(mean: Path, tmp_path: Path) -> None
 
 
 def test_trained_biases_do_not_fit_into_peft_and_are_refused_by_name(keys: Keys, tmp_path: Path) -> None:
-    run_once(tmp_path / "run", keys, **SHARED, adapter__biases=True)
+    run_once(tmp_path / "run", keys, **SHARED, train__also=["biases"])
     with pytest.raises(SoRAError, match=r"bias is trained in a layer made for an adapter"):
         write_peft(load_trained(tmp_path / "run"), tmp_path / "peft", "compact")
     assert not (tmp_path / "peft").exists()
@@ -244,7 +244,7 @@ def test_trained_biases_do_not_fit_into_peft_and_are_refused_by_name(keys: Keys,
 
 def test_run_without_adapters_has_nothing_to_export(keys: Keys, tmp_path: Path) -> None:
     run_once(tmp_path / "run", keys, **{**SHARED, **RUNS["head"]})
-    with pytest.raises(SoRAError, match=r"no adapters in it: expected a run with adapter\.kinds"):
+    with pytest.raises(SoRAError, match=r"no adapters in it: expected a run with adapters"):
         write_peft(load_trained(tmp_path / "run"), tmp_path / "peft", "compact")
 
 

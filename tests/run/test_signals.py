@@ -44,13 +44,15 @@ def start(first: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 AT_STEP = """
-from sora_ref.run import loop
-real, calls = loop.training_step, []
+from dataclasses import replace
+from sora_ref import training_step as real
+from sora_ref.run import setup
+calls = []
 def step(*args, **options):
     calls.append(0)
     if len(calls) == 5: signal.raise_signal({number})
     return real(*args, **options)
-loop.training_step = step
+setup.METHODS = {{name: replace(method, step=step) for name, method in setup.METHODS.items()}}
 """
 
 

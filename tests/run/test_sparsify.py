@@ -9,12 +9,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_run import EPOCH, SCHEDULE, arrays_of, last, lines, make_config, make_keys, records, run_once, sora_ref
+from tiny_run import (
+    EPOCH,
+    SCHEDULE,
+    arrays_of,
+    last,
+    lines,
+    make_config,
+    make_keys,
+    patch_step,
+    records,
+    run_once,
+    sora_ref,
+)
 from tiny_run import flags as as_flags
 
-from sora_ref import count_parameters
+from sora_ref import count_parameters, training_step
 from sora_ref.errors import SoRAError
-from sora_ref.run import course, evaluate, gradients, loop, stages
+from sora_ref.run import course, evaluate, gradients, stages
 from sora_ref.run.checkpoint import read_checkpoint
 from sora_ref.run.evaluate import predict_logits, score
 from sora_ref.run.summary import summary_lines
@@ -180,14 +192,14 @@ def test_sparser_stages_start_from_the_weights_of_the_last(keys: Keys, tmp_path:
 @pytest.mark.parametrize("reset", [True, False])
 def test_moments_and_step_count_start_anew_only_where_asked_to(keys: Keys, tmp_path: Path, reset: bool) -> None:
     counted: list[tuple[int, bool]] = []
-    real = loop.training_step
+    real = training_step
 
     def spy(state: Any, *args: Any, **options: Any) -> Any:
         counted.append((state.t, any(m.any() for m, _ in state.moments.values())))
         return real(state, *args, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "training_step", spy)
+        patch_step(patch, spy)
         run_once(tmp_path / "run", keys, schedule__stages=2, schedule__reset_moments=reset)
     assert counted == [(t, t > 0) for t in (*range(EPOCH), *(range(EPOCH) if reset else range(EPOCH, 2 * EPOCH)))]
     assert last(tmp_path / "run").t == (EPOCH if reset else 2 * EPOCH)

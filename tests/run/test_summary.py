@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from tiny_run import CONFIG, EPOCH, MODULES, RANK, last, make_config, make_keys, run_once
 
 from sora_ref.errors import SoRAError
 from sora_ref.models.bert import BERT
-from sora_ref.run.checkpoint import Position
-from sora_ref.run.summary import null_model, read_summary, summary_lines, survivors_in_words
+from sora_ref.run.summary import read_summary, summary_lines
 from sora_ref.run.tasks import read_task
 from sora_ref.run.trained import load_trained
 
@@ -25,10 +22,6 @@ D, F = CONFIG.hidden_size, CONFIG.intermediate_size
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
     return make_keys(tmp_path_factory.mktemp("summary"))
-
-
-def null(keys: Keys, position: Position, **changes: Any) -> Any:
-    return null_model(make_config(keys, **changes), 36, position)
 
 
 @pytest.mark.exact("SORA-COUNT-1", "SORA-COUNT-2")
@@ -76,51 +69,9 @@ def test_scores_are_the_share_of_right_predictions_on_every_split_but_train(keys
 
 
 def test_head_counts_norms_and_biases_that_were_trained(keys: Keys, tmp_path: Path) -> None:
-    summary = run_once(tmp_path / "run", keys, adapter__norms=True, adapter__biases=True, train__epochs=1)
+    summary = run_once(tmp_path / "run", keys, train__also=["norms", "biases"], train__epochs=1)
     norms, biases = 2 * 5 * D, 2 * (5 * D + F)
     assert summary["counts"]["head"] == 2 * D + 2 + norms + biases
-
-
-@pytest.mark.exact("SORA-NULL-1")
-def test_null_model_of_normal_gates_is_erfc_of_the_thresholds(keys: Keys) -> None:
-    found = null(keys, Position(step=10, threshold_sum=0.5))
-    assert found == {
-        "threshold_sum": 0.5, "kept_share": math.erfc(0.5 / math.sqrt(2)), "kept": 36 * math.erfc(0.5 / math.sqrt(2))
-    }  # fmt: skip
-
-
-@pytest.mark.exact("SORA-NULL-1")
-@pytest.mark.parametrize(
-    ("gate", "share"), [(0.75, 1.0), (0.5, 0.0), (0.25, 0.0), (-0.75, 1.0), (-0.25, 0.0), (0, 0.0)]
-)
-def test_null_model_of_constant_gates_keeps_all_or_nothing(keys: Keys, gate: float, share: float) -> None:
-    """|g0| > Σξ: at equality the last threshold takes what is left."""
-    assert null(keys, Position(step=10, threshold_sum=0.5), adapter__gate=gate) == {
-        "threshold_sum": 0.5, "kept_share": share, "kept": 36 * share
-    }  # fmt: skip
-
-
-@pytest.mark.exact("SORA-NULL-1")
-@pytest.mark.parametrize("steps", [1, 4])
-def test_null_model_of_the_released_rule_is_what_its_threshold_leaves(keys: Keys, steps: int) -> None:
-    """Its dead zone is 2ξ and its shift ξ, so T steps need more than (T + 1)ξ: by iterating the three lines."""
-    xi = 0.0625
-    found = null(keys, Position(step=steps, threshold_sum=steps * xi), gate__rule="released")
-    assert found["threshold_sum"] == (steps + 1) * xi
-    for start in (np.arange(1, 100) / 64 + 1 / 512).tolist():
-        g = start
-        for _ in range(steps):
-            g = g - xi if g > xi else g
-            g = 0.0 if abs(g) < xi else g
-        alone = null(keys, Position(step=steps, threshold_sum=steps * xi), gate__rule="released", adapter__gate=start)
-        assert (g != 0) == (alone["kept_share"] == 1.0)
-
-
-def test_null_model_is_left_out_where_there_is_none(keys: Keys) -> None:
-    at = Position(step=10, threshold_sum=0.5)
-    assert null(keys, at, adapter__gated=False) is None
-    assert null(keys, at, gate__rule="adamw-metric") is None
-    assert null(keys, at, schedule__delta=0.1) is None
 
 
 def test_sum_of_thresholds_is_that_of_the_rule(keys: Keys, tmp_path: Path) -> None:
@@ -165,64 +116,6 @@ def test_lines_say_scores_counts_null_model_and_stages() -> None:
     assert summary_lines({**summary, "survivors": None})[2] == "  components kept: 2 of 4"
 
 
-def words(keys: Keys, kept: int, share: float, components: int = 288, **changes: Any) -> str:
-    null = {"threshold_sum": 0.5, "kept_share": share, "kept": share * components}
-    found = survivors_in_words(make_config(keys, **changes), kept, components, null)
-    assert found is not None
-    return found
-
-
-@pytest.mark.parametrize(
-    ("kept", "verdict"),
-    [
-        (266, "within chance: nothing in their number says that the data chose them"),
-        (251, "within chance: nothing in their number says that the data chose them"),
-        (250, "the data chose"),
-        (271, "the data chose"),
-    ],
-)
-def test_survivors_of_normal_gates_are_chance_within_two_standard_deviations(
-    keys: Keys, kept: int, verdict: str
-) -> None:
-    """260.7 of 288 by thresholds alone: √(288·p·(1−p)) is 4.97, so chance is 250.8 to 270.6."""
-    said = words(keys, kept, 260.7 / 288, adapter__gate="normal")
-    assert said == f"{kept} of 288; thresholds alone would keep 260.7 ± 5.0: {verdict}"
-
-
-@pytest.mark.parametrize(
-    ("kept", "share", "gate", "end"),
-    [
-        (137, 0.0, 0.5, "would keep none (the thresholds add up to 0.5, gates began at 0.5): the data chose"),
-        (0, 0.0, 0.5, "none outlived the thresholds; lower gate.strength"),
-        (
-            288,
-            1.0,
-            1.0,
-            "the data did not choose them; raise gate.strength or gate.lr (4 times as high), or train longer",
-        ),
-        (266, 1.0, 1.0, "the data chose which went, not which stayed"),
-    ],
-)
-def test_survivors_of_gates_that_begin_at_one_number_are_all_or_none_of_chance(
-    keys: Keys, kept: int, share: float, gate: float, end: str
-) -> None:
-    said = words(keys, kept, share, adapter__gate=gate)
-    assert said.startswith(f"{kept} of 288; thresholds alone would keep {'all' if share else 'none'} (")
-    assert said.endswith(end)
-
-
-def test_summary_says_where_there_is_no_null_model_and_where_the_data_had_no_say(keys: Keys) -> None:
-    metric = survivors_in_words(make_config(keys, gate__rule="adamw-metric"), 5, 9, None)
-    assert metric is not None
-    assert metric.startswith("5 of 9; there is no null model for rule adamw-metric: ")
-    scheduled = survivors_in_words(make_config(keys, schedule__delta=0.1), 5, 9, None)
-    assert scheduled is not None
-    assert "no null model under the scheduler" in scheduled
-    assert "the data had no say" in words(keys, 5, 0.5, 9, gate__gradient="zero")
-    assert survivors_in_words(make_config(keys, adapter__gated=False), 9, 9, None) is None
-    assert survivors_in_words(make_config(keys, adapter__kinds=[]), 0, 0, None) is None
-
-
 def test_run_that_no_data_pull_at_keeps_what_chance_keeps_and_says_so(keys: Keys, tmp_path: Path) -> None:
     """A learning rate of 0 for the gates and constant thresholds: |N(0, 1)| beyond their sum stays."""
     summary = run_once(tmp_path / "run", keys, gate__lr=0.0, gate__strength=0.05, train__epochs=1)
@@ -246,7 +139,7 @@ def test_run_with_the_default_gates_says_that_the_data_chose_or_that_it_was_too_
 def test_score_that_is_undefined_is_still_json(keys: Keys, tmp_path: Path) -> None:
     """A correlation with constant predictions is no number, for which JSON has no word but null."""
     constant: dict[str, Any] = {
-        "adapter__kinds": [],
+        "method": "head",
         "train__lr": 0.0,
         "task__kind": "regression",
         "task__label": "rating",

@@ -313,7 +313,7 @@ def test_cls_head_trains_a_pooler_where_the_checkpoint_has_none(keys: Keys, tmp_
 @pytest.mark.exact("SORA-STEP-6")
 @pytest.mark.parametrize("part", ["norms", "biases"])
 def test_norms_and_biases_are_trained_where_asked_for_and_never_decayed(keys: Keys, tmp_path: Path, part: str) -> None:
-    chosen: dict[str, Any] = {f"adapter__{part}": True}
+    chosen: dict[str, Any] = {"train__also": [part]}
     run_once(tmp_path / "run", keys, **chosen)
     own = [name for name in BERT.shapes(CONFIG) if ("LayerNorm" in name) == (part == "norms")]
     expected = {name for name in own if part == "norms" or name.endswith(".bias")}
@@ -327,7 +327,7 @@ def test_norms_and_biases_are_trained_where_asked_for_and_never_decayed(keys: Ke
 
 
 def test_plain_lora_has_gates_at_one_that_are_not_trained(keys: Keys, tmp_path: Path) -> None:
-    summary = run_once(tmp_path / "run", keys, adapter__gated=False)
+    summary = run_once(tmp_path / "run", keys, method="lora")
     assert not any(name.endswith(".sora_g") for name in last(tmp_path / "run").params)
     assert summary["null"] is None
     assert summary["counts"]["kept"] == MODULES * RANK
@@ -335,11 +335,11 @@ def test_plain_lora_has_gates_at_one_that_are_not_trained(keys: Keys, tmp_path: 
     loaded = load_trained(tmp_path / "run")
     assert {g for adapter in loaded.setup.adapters(loaded.params).values() for g in adapter.g.tolist()} == {1.0}
     for name in last(tmp_path / "run").params:
-        assert name in moved(tmp_path / "run", keys, adapter__gated=False)
+        assert name in moved(tmp_path / "run", keys, method="lora")
 
 
 def test_head_alone_trains_nothing_else(keys: Keys, tmp_path: Path) -> None:
-    summary = run_once(tmp_path / "run", keys, adapter__kinds=[])
+    summary = run_once(tmp_path / "run", keys, method="head")
     assert set(last(tmp_path / "run").params) == {"classifier.weight", "classifier.bias"}
     assert summary["ranks"] == {}
     assert summary["counts"]["components"] == 0

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_run import run_once
+from tiny_run import patch_step, run_once
 
 from sora_ref import training_step
-from sora_ref.run import loop
 
 Keys = dict[str, Any]
 
@@ -33,7 +32,7 @@ def at_call(n: int, act: Callable[[], None]) -> Iterator[list[int]]:
         return real(*args, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "training_step", step)
+        patch_step(patch, step)
         yield calls
 
 

@@ -8,8 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from sora_ref import training_step
+from sora_ref.methods import METHODS
 from sora_ref.models.bert import BERT
 from sora_ref.models.encoder import EncoderConfig
-from sora_ref.run import loop
+from sora_ref.run import setup
 from sora_ref.run.checkpoint import Trained, checkpoints, read_checkpoint
 from sora_ref.run.config import Config, load_config
 from sora_ref.run.say import Say
@@ -208,8 +210,14 @@ def killed_at(step: int) -> Iterator[None]:
         return real(*args, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "training_step", dies)
+        patch_step(patch, dies)
         yield
+
+
+def patch_step(patch: pytest.MonkeyPatch, step: Callable[..., Any]) -> None:
+    """Every method makes this step instead of its own."""
+    changed = {name: replace(method, step=step) for name, method in METHODS.items()}
+    patch.setattr(setup, "METHODS", changed)
 
 
 def interrupted(run: Path, keys: Mapping[str, Any], **changes: Any) -> Path:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from emulated import MISSING, make_device
-from tiny_run import CONFIG, RANK, arrays_of, last, lines, make_config, make_keys, records, run_once
+from tiny_run import CONFIG, RANK, arrays_of, last, lines, make_config, make_keys, patch_step, records, run_once
 
-from sora_ref import SoRAError, kernels
+from sora_ref import SoRAError, kernels, training_step
 from sora_ref.backends import Backend, get
 from sora_ref.kernels import Kernels
 from sora_ref.kernels.cuda.operations import all_operations
@@ -201,7 +201,7 @@ def test_training_resuming_pruning_merging_and_exporting_on_the_kernels(
         assert zero[0] == zero[1]
     assert whole["device_memory"] == 3 * 2**20
 
-    real, steps = loop.training_step, 0
+    real, steps = training_step, 0
 
     def stops(*args: Any) -> Any:
         nonlocal steps
@@ -210,7 +210,7 @@ def test_training_resuming_pruning_merging_and_exporting_on_the_kernels(
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(loop, "training_step", stops)
+    patch_step(monkeypatch, stops)
     with pytest.raises(KeyboardInterrupt):
         run_once(tmp_path / "resumed", own, train__microbatch_tokens=40)
     run_once(tmp_path / "resumed", own, train__microbatch_tokens=40, resume=True)
