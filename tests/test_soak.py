@@ -65,7 +65,7 @@ def refuse(length: int) -> Callable[[Path], None]:
 FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "raises what is not ours": (lambda _: dict[str, int]()["key"], "KeyError: 'key'"),
     "hangs": (spin, "takes more than 0.3 s"),
-    "eats memory": (lambda _: bytearray(2**28), "takes more than"),
+    "eats memory": (lambda _: bytearray(2**33), "takes more than"),
     "dies": (lambda _: os.kill(os.getpid(), signal.SIGTERM), "the process dies of SIGTERM"),
     "leaves": (lambda _: os._exit(70), "the process leaves with 70"),
     "speaks": (lambda _: os.write(2, b"thread panicked"), "words on stderr: thread panicked"),

@@ -53,7 +53,8 @@ def rounded(x: np.ndarray, half: Half) -> np.ndarray:
     wide = np.asarray(x, dtype=np.float64)
     _, exponent = np.frexp(wide)
     lowest = np.maximum(exponent, half.e_min + 1) - half.significand  # the place of the last bit
-    nearest = np.ldexp(np.rint(np.ldexp(wide, -lowest)), lowest)
+    with np.errstate(over="ignore"):  # what float64 cannot hold, the format cannot either
+        nearest = np.ldexp(np.rint(np.ldexp(wide, -lowest)), lowest)
     beyond = np.abs(nearest) > half.largest
     return np.where(beyond, np.copysign(np.inf, wide), nearest).astype(np.float32)
 

@@ -80,7 +80,7 @@ SAMPLE = ("PenaltyAveraged", "SecondMergeGoesThrough", "BetasSwapped")
 
 @pytest.mark.parametrize("name", SAMPLE)
 def test_shortcut_past_what_a_mistake_does_not_touch_changes_no_verdict(name: str) -> None:
-    (each,) = (one for one in MISTAKES if one.adapter.__name__ == name)
+    (each,) = (one for one in MISTAKES if one.implementation.__name__ == name)
     short, long = (run_mistake(each, max_examples=5, shortcut=shortcut).outcome for shortcut in (True, False))
     assert short is not None
     assert long is not None

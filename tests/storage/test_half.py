@@ -34,6 +34,7 @@ def nearest(x: float, half: Half) -> Fraction | float:
 @example(x=2.0**-25)
 @example(x=1 + 2.0**-8 + 2.0**-40)  # by way of float32 it would be a tie, and go to 1
 @example(x=3.4e38)
+@example(x=1.794182015458288e308)  # rounds to what is beyond float64 as well
 @example(x=5e-324)
 def test_rounding_to_half_precision_gives_the_nearest_number(half: Half, x: float) -> None:
     with np.errstate(all="raise"):
