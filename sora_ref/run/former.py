@@ -28,10 +28,10 @@ def in_todays_form(tree: Mapping[str, Any]) -> dict[str, Any]:
         _require_alone("method" not in today, "gated", "method")
     if "method" not in today:
         today["method"] = "head" if adapter.get("kinds") == [] else "sora" if gated else "lora"
-    if own:
-        train = today.setdefault("train", {})
+    train = today.get("train", {})
+    if own and isinstance(train, dict):  # else a fault that is said elsewhere
         _require_alone("also" not in train, own[0], "train.also")
-        train["also"] = own
+        today["train"] = {**train, "also": own}
     return today
 
 

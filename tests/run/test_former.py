@@ -38,6 +38,8 @@ def test_former_keys_mean_what_they_meant(former: dict[str, Any], today: dict[st
         ({"adapter.norms": 1}, "adapter.norms is 1: expected true or false"),
         ({"adapter.gated": False, "method": "sora"}, "adapter.gated and method are both there: expected method alone"),
         ({"adapter.biases": True, "train.also": []}, "adapter.biases and train.also are both there"),
+        ({"adapter.norms": True, "train": 3}, "train is 3: expected a table, got an integer"),
+        ({"adapter.norms": True, "train": "x"}, "train is 'x': expected a table, got text"),
     ],
 )
 def test_former_key_that_says_nothing_clear_is_refused_by_name(keys: dict[str, Any], words: str) -> None:
