@@ -124,8 +124,9 @@ def finish(
     pictures = setup.method.pictures
     if "ranks" in pictures:
         draw_ranks(out / "ranks.png", setup.model.architecture, ranks, setup.config.adapter.r)
-    if "gates" in pictures:
-        draw_gates(out / "gates.png", gate_history(out))
+    history = gate_history(out) if "gates" in pictures else []
+    if history:  # none where somebody has removed the log
+        draw_gates(out / "gates.png", history)
     write_json(out / "summary.json", summary)
     return summary
 

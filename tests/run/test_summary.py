@@ -14,6 +14,7 @@ from sora_ref.models.bert import BERT
 from sora_ref.run.summary import read_summary, summary_lines
 from sora_ref.run.tasks import read_task
 from sora_ref.run.trained import load_trained
+from sora_ref.run.training import train
 
 Keys = dict[str, Any]
 D, F = CONFIG.hidden_size, CONFIG.intermediate_size
@@ -114,6 +115,18 @@ def test_lines_say_scores_counts_null_model_and_stages() -> None:
         "  stage 0, strength 0.5: 1,234 non-zero, memorization 0.5000 (100.0 %), generalization 0.2500 (undefined)",
     ]
     assert summary_lines({**summary, "survivors": None})[2] == "  components kept: 2 of 4"
+
+
+def test_run_whose_log_of_gates_was_removed_ends_without_their_picture(
+    keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_once(tmp_path / "run", keys)
+    for name in ("summary.json", "gates.jsonl"):
+        (tmp_path / "run" / name).unlink()
+    monkeypatch.setattr("sora_ref.run.summary.draw_ranks", lambda *_: None)
+    train(make_config(keys), tmp_path / "run", resume=True, quiet=True)
+    assert (tmp_path / "run" / "summary.json").exists()
+    assert not (tmp_path / "run" / "gates.png").exists()
 
 
 def test_run_that_no_data_pull_at_keeps_what_chance_keeps_and_says_so(keys: Keys, tmp_path: Path) -> None:
