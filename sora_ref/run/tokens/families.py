@@ -27,12 +27,6 @@ AS_WRITTEN = ("PreTrainedTokenizer", "TokenizersBackend")
 NAMES = (FILE, *BESIDE, *(name for family in FAMILIES.values() for name in family.vocabulary))
 """Every file of a tokeniser, whichever its family."""
 
-_OF_MODELS: Mapping[str, TokenizerFamily] = {
-    "distilbert": "wordpiece",
-    "roberta": "byte-level-bpe",
-    **{name: architecture.tokenizer for name, architecture in ARCHITECTURES.items()},
-}
-
 
 class Chosen(NamedTuple):
     """The class of a folder's tokeniser, without "Fast", and the family that this is, or that the model has."""
@@ -57,7 +51,8 @@ def chosen(folder: Path) -> Chosen:
     A folder that names neither is a BERT's.  Raises SoRAError for a class that is not known here.
     """
     name, model_type = named_class(folder)
-    of_model = FAMILIES[_OF_MODELS.get(model_type, "wordpiece")]
+    architecture = ARCHITECTURES.get(model_type)
+    of_model = WORDPIECE if architecture is None else FAMILIES[architecture.tokenizer]
     if name is None:
         return Chosen(of_model.usual, of_model)
     by_class = {known: family for family in FAMILIES.values() for known in family.classes}
