@@ -79,7 +79,7 @@ KEYS = {
 @click.option("--task", show_default="movies", help="movies, tweets, …, their -rating forms, glue:TASK, or table.")
 @click.option("--data", help="The task's folder, or the table to train on.")
 @options.task_table
-@click.option("--method", show_default="sora", help="sora, lora (gates fixed at 1), or head (nothing else trained).")
+@click.option("--method", show_default="sora", help="sora, lora (gates fixed at 1), or head (no adapters).")
 @click.option("--rank", type=int, show_default="8", help="r_max of every module.")
 @click.option("--rule", show_default="paper", help="The gate rule, e.g. paper, adamw-xi, released.")
 @click.option("--strength", type=float, show_default="0.0022", help="xi or lambda of the gate rule.")

@@ -83,7 +83,7 @@ class TaskSection(Section, frozen=True):
 
 
 class AdapterSection(Section, frozen=True):
-    """kinds: linear layers that carry an adapter; none under method "head".
+    """kinds: linear layers that carry an adapter; none under a method that adapts no module, as "head".
 
     gate: where SoRA's gates begin, a number, or "normal" for N(0, 1).
     """
@@ -104,7 +104,7 @@ class GateSection(Section, frozen=True):
 
     The defaults fit some 238 steps, the demonstration's: thresholds then add up to 2.1 and gates begin at 1, so what
     stays was kept by the data.  In a run of T steps they add up to about T·lr·λ/2; gates that begin at more than that
-    all stay.  `summary.survivors_in_words` says which it was.
+    all stay.  `sora_ref.methods.survivors` says which it was.
     """
 
     rule: str = "paper"
@@ -294,7 +294,9 @@ def _resolved(tree: Mapping[str, Any]) -> Config:
         config = msgspec.convert(today, Config)
     except msgspec.ValidationError as error:
         raise SoRAError(in_words(error, today, Config)) from error
-    adapter = replace(config.adapter, kinds=()) if config.method == "head" else config.adapter
+    method = METHODS.get(config.method)
+    adapts = method is None or method.add is not None  # an unknown name is said by `_check`
+    adapter = config.adapter if adapts else replace(config.adapter, kinds=())
     return replace(config, adapter=adapter, gate=replace(config.gate, lr=config.gate_lr))
 
 

@@ -34,7 +34,7 @@ Params = Mapping[str, Array]
 class Setup:
     """Everything of a run that training does not change.
 
-    frozen: the base model's parameters, and gates fixed at 1 for a plain LoRA.  scales: s of every adapted module.
+    frozen: the base model's parameters, and what the method adds and does not train.  scales: s of each adapted module.
     new_head_names: names of head parameters that the checkpoint lacks, which are therefore trained.
     kernels: the faster forms that the configuration asks for.
     ops, forward_ops: the operations of training, and those of an evaluation, which keep nothing for a backward.
