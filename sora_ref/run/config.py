@@ -24,7 +24,7 @@ from sora_ref.models import KINDS
 from sora_ref.optim import SGD, AdamW, Optimiser
 from sora_ref.preconditions import require
 from sora_ref.run.artefacts import ARTEFACTS
-from sora_ref.run.former import in_todays_form
+from sora_ref.run.former import in_todays_form, make_way
 from sora_ref.run.keys import flat, in_words, put, require_known, word
 from sora_ref.schedules import (
     MOST_STAGES,
@@ -253,6 +253,8 @@ def load_config(
     """
     tree = {} if path is None else read_toml(path, "a configuration")
     alone = _fault(tree) if overrides else None
+    for dotted in overrides:
+        make_way(tree, dotted)
     for dotted, value in overrides.items():
         try:
             put(tree, dotted, value)

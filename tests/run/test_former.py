@@ -37,6 +37,7 @@ def test_former_keys_mean_what_they_meant(former: dict[str, Any], today: dict[st
         ({"adapter.gated": "no"}, "adapter.gated is 'no': expected true or false"),
         ({"adapter.norms": 1}, "adapter.norms is 1: expected true or false"),
         ({"adapter.gated": False, "method": "sora"}, "adapter.gated and method are both there: expected method alone"),
+        ({"method": "lora", "adapter.gated": True}, "adapter.gated and method are both there: expected method alone"),
         ({"adapter.biases": True, "train.also": []}, "adapter.biases and train.also are both there"),
         ({"adapter.norms": True, "train": 3}, "train is 3: expected a table, got an integer"),
         ({"adapter.norms": True, "train": "x"}, "train is 'x': expected a table, got text"),
@@ -46,6 +47,32 @@ def test_former_key_that_says_nothing_clear_is_refused_by_name(keys: dict[str, A
     with pytest.raises(SoRAError) as caught:
         load_config(None, keys)
     assert words in str(caught.value)
+
+
+OVERRIDES: list[tuple[str, dict[str, Any], str, tuple[str, ...]]] = [
+    ('method = "lora"', {"adapter.gated": False}, "lora", ()),  # a run of today, resumed by the command that began it
+    ('method = "lora"', {"adapter.gated": True}, "sora", ()),
+    ('method = "sora"', {"adapter.gated": False}, "lora", ()),
+    ('method = "head"', {"adapter.gated": False}, "head", ()),
+    ('train.also = ["norms"]', {"adapter.norms": True}, "sora", ("norms",)),
+    ('train.also = ["norms"]', {"adapter.biases": True}, "sora", ("norms", "biases")),
+    ('train.also = ["norms", "biases"]', {"adapter.norms": False}, "sora", ("biases",)),
+    ("adapter.gated = false", {"method": "sora"}, "sora", ()),
+    ("adapter.gated = true", {"method": "lora"}, "lora", ()),
+    ("adapter.gated = false", {"adapter.gated": True}, "sora", ()),
+    ("adapter.norms = true", {"train.also": ["biases"]}, "sora", ("biases",)),
+    ("adapter.norms = true\nadapter.gated = false", {"train.also": []}, "lora", ()),
+    ("adapter.kinds = []", {"adapter.kinds": ["query"]}, "sora", ()),
+]
+
+
+@pytest.mark.parametrize(("file", "over", "method", "also"), OVERRIDES)
+def test_override_wins_whichever_of_the_two_forms_it_and_the_file_have(
+    tmp_path: Path, file: str, over: dict[str, Any], method: str, also: tuple[str, ...]
+) -> None:
+    (tmp_path / "a.toml").write_text(file)
+    config = load_config(tmp_path / "a.toml", over)
+    assert (config.method, config.train.also) == (method, also)
 
 
 def test_form_of_today_is_left_as_it_is_and_the_given_tables_too() -> None:
