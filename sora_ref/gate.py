@@ -89,7 +89,7 @@ PAPER = GateRule("paper", SGD(), lr_times_lambda, soft_threshold)
 """
 
 ADAMW_XI = GateRule("adamw-xi", AdamW(), constant_xi, soft_threshold)
-"""AdamW without decay, then T with a constant ξ: the default (SORA-GATE-1).
+"""AdamW without decay, then T with a constant ξ: the default of `Recipe` (SORA-GATE-1).
 
 >>> sr.ADAMW_XI.scalar_amount(strength=0.5, lr=0.25)
 0.5
