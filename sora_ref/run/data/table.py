@@ -16,7 +16,6 @@ from sora_ref.run.data.task import Example, Kind, Task
 from sora_ref.run.say import Say
 
 SPLITS = ("train", "validation", "test")
-_FLAGS = {"train": "--data", "validation": "--validation", "test": "--test"}
 
 
 def load_table(
