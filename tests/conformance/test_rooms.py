@@ -100,13 +100,16 @@ def test_a_test_may_still_call_its_implementation_an_adapter() -> None:
 
     def new(implementation: Any, check: Any) -> None: ...
 
+    def both(implementation: Any, check: Any, adapter: Any) -> None: ...  # a fixture of the test's own
+
     decorate = kit.parametrize_with_checks([PlainSoRA()], only=["SORA-PROX-1"])
     with pytest.warns(DeprecationWarning, match="old: call its argument `adapter` `implementation`"):
         decorate(old)
     decorate(new)
-    decorated: list[Any] = [old, new]
+    decorate(both)
+    decorated: list[Any] = [old, new, both]
     names = [mark.args[0] for each in decorated for mark in each.pytestmark]
-    assert names == [("adapter", "check"), ("implementation", "check")]
+    assert names == [("adapter", "check"), ("implementation", "check"), ("implementation", "check")]
 
 
 def test_names_that_the_kit_never_had_are_attribute_errors() -> None:

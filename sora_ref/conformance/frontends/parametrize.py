@@ -82,8 +82,8 @@ def parametrize_with_checks(
     )
 
     def decorate(test: Test) -> Test:
-        first = "implementation"
-        if "adapter" in inspect.signature(test).parameters:
+        first, asked = "implementation", inspect.signature(test).parameters
+        if "adapter" in asked and first not in asked:
             first = "adapter"
             message = f"{test.__name__}: call its argument `adapter` `implementation`, as the release after 0.1 will"
             warnings.warn(message, DeprecationWarning, stacklevel=2)
