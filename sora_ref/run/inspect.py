@@ -11,6 +11,7 @@ import numpy as np
 from sora_ref import SoRA, count_parameters, module_ranks
 from sora_ref.errors import SoRAError, printable
 from sora_ref.methods import HEAD, LORA, SORA
+from sora_ref.models import OUTPUT_LAYERS
 from sora_ref.names import adapter_names, is_adapter, is_gate, unpack
 from sora_ref.peft import adapters_from, read_adapter
 from sora_ref.preconditions import require
@@ -84,9 +85,9 @@ _WRITES_HIDDEN = (
 
 def _hidden(adapters: Mapping[str, SoRA], saved: Mapping[str, np.ndarray]) -> int | None:
     """The hidden size: of a linear classifier, else of modules that read or write it; None where these differ."""
-    head = saved.get("classifier.weight")
-    if head is not None and head.ndim == 2:
-        return int(head.shape[1])
+    for name in (f"{out}.weight" for out in OUTPUT_LAYERS):
+        if name in saved and saved[name].ndim == 2:
+            return int(saved[name].shape[1])
 
     def ends(module: str, names: tuple[str, ...]) -> bool:
         return any(module == name or module.endswith(f".{name}") for name in names)

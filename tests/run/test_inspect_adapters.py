@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from sora_ref import SoRA
 from sora_ref.errors import SoRAError
+from sora_ref.models import OUTPUT_LAYERS
 from sora_ref.run.inspect import _hidden, inspect_path
 
 QUERY = "bert.encoder.layer.0.attention.self.query"
@@ -52,7 +53,8 @@ def test_hidden_size_is_that_of_modules_which_read_or_write_it(
 
     adapters = {module: adapter(*shape) for module, shape in shapes.items()}
     assert _hidden(adapters, {}) == hidden
-    assert _hidden(adapters, {"classifier.weight": np.ones((2, 5))}) == 5
+    for out in OUTPUT_LAYERS:
+        assert _hidden(adapters, {f"{out}.weight": np.ones((2, 5))}) == 5
     assert _hidden(adapters, {"classifier.weight": np.ones(7)}) == hidden  # no linear classifier
 
 
