@@ -97,7 +97,7 @@ ARTEFACTS: Mapping[str, Artefact] = MappingProxyType(
 def artefact_named(key: str) -> Artefact:
     """The artefact of this key; SoRAError, with the keys there are, for another."""
     if key not in ARTEFACTS:
-        raise SoRAError(f"unknown artefact {shown(key)}; expected one of {', '.join(ARTEFACTS)}")
+        raise SoRAError(f"unknown artefact {shown(key)}: expected one of {', '.join(ARTEFACTS)}")
     return ARTEFACTS[key]
 
 

@@ -37,7 +37,7 @@ class Given(NamedTuple):
 def task_columns(config: Config) -> Columns:
     """The columns of the task that a run was trained on, by what its files call them; SoRAError for an unknown task."""
     task = config.task
-    require(task.name in TASK_NAMES, f"unknown task {shown(task.name)}; expected one of {', '.join(TASK_NAMES)}")
+    require(task.name in TASK_NAMES, f"unknown task {shown(task.name)}: expected one of {', '.join(TASK_NAMES)}")
     if task.name == "table":
         return Columns(task.text or "text", task.pair, task.label, task.id)
     if task.name.startswith("glue:"):
@@ -77,7 +77,7 @@ def examples_of_lines(config: Config, stream: BinaryIO, skipped: Tally | None) -
     line = 0
     for line, found in texts_of_lines(STDIN, stream, pairs=of_pairs(config)):
         if not isinstance(found, Fault) and not all(map(str.strip, found)):
-            found = Fault("a blank text; expected one on every line")
+            found = Fault("a blank text: expected one on every line")
         if not isinstance(found, Fault):
             found = next((fault for fault in map(too_long, found) if fault), found)
         if not isinstance(found, Fault):
@@ -109,7 +109,7 @@ def examples_of_table(config: Config, given: Given, skipped: Tally | None) -> It
         empty = False
         yield Example(row.id, row.text, row.pair, None)
     require(
-        not empty or bool(skipped and skipped.count), f"{printable(str(given.path))} has no rows; expected at least one"
+        not empty or bool(skipped and skipped.count), f"{printable(str(given.path))} has no rows: expected at least one"
     )
 
 

@@ -42,7 +42,7 @@ def f1(predictions: Values, labels: Values) -> float:
 
     others = np.setdiff1d(np.concatenate([predictions, labels[labels != UNKNOWN]]), [0, 1])
     if others.size:
-        raise SoRAError(f"f1 met class {others[0]}; expected the two classes 0 and 1")
+        raise SoRAError(f"f1 met class {others[0]}: expected the two classes 0 and 1")
     predicted = predictions == 1
     return float(f1_score(np.where(labels == UNKNOWN, ~predicted, labels == 1), predicted, zero_division=0))
 
@@ -88,11 +88,11 @@ def evaluate(metrics: Sequence[str], predictions: ArrayLike, labels: ArrayLike) 
     """
     unknown = [name for name in metrics if name not in METRICS]
     if unknown:
-        raise SoRAError(f"unknown metric {shown(unknown[0])}; expected one of {', '.join(METRICS)}")
+        raise SoRAError(f"unknown metric {shown(unknown[0])}: expected one of {', '.join(METRICS)}")
     predicted, expected = np.asarray(predictions), np.asarray(labels)
     if predicted.ndim != 1 or predicted.shape != expected.shape or predicted.size == 0:
         raise SoRAError(
-            f"metrics got predictions of shape {predicted.shape} and labels of shape {expected.shape}; "
+            f"metrics got predictions of shape {predicted.shape} and labels of shape {expected.shape}: "
             f"expected two of one shape (n,) with n at least 1"
         )
     return {name: METRICS[name](predicted, expected) for name in metrics}

@@ -68,5 +68,5 @@ def _found(artefact: Artefact, name: str, extract: Callable[[str], IO[bytes] | N
     except KeyError:
         member = None
     if member is None:
-        raise SoRAError(f"{artefact.filename} has no file {name}; expected it in {artefact.requirement}")
+        raise SoRAError(f"{artefact.filename} has no file {name}: expected it in {artefact.requirement}")
     return member

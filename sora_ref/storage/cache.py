@@ -69,7 +69,7 @@ def obtain(artefact: Artefact, cache: Path, *, say: Say | None = None) -> Path:
                 _fetch(artefact, target, fault, say)
     except OSError as error:
         raise SoRAError(
-            f"cannot store {key} in the cache folder {cache} ({error.strerror or error}); expected a writable folder "
+            f"cannot store {key} in the cache folder {cache} ({error.strerror or error}): expected a writable folder "
             f"with room for it (SORA_REF_CACHE chooses another)"
         ) from error
     return target

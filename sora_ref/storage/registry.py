@@ -51,7 +51,7 @@ def download_archive(artefact: Artefact, scratch: Path) -> Path:
             if os.strerror(number) in done.stderr:
                 raise OSError(number, os.strerror(number))
         raise SoRAError(
-            f"pip could not download {artefact.requirement} ({brief(_reason(done.stderr))}); expected a reachable "
+            f"pip could not download {artefact.requirement} ({brief(_reason(done.stderr))}): expected a reachable "
             f"package registry that has {artefact.filename}"
         )
     with archive.open("rb") as file:

@@ -393,7 +393,7 @@ TABLE_DAMAGE: dict[str, tuple[str, str]] = {
     "another column": ("name\tsentence\tlabel\nx\tgood\tgood\n", "no column 'text'"),
     "label outside": ("name\ttext\tlabel\nx\tgood\tfine\n", "the label 'fine' is not in the set"),
     "blank text": ("name\ttext\tlabel\nx\t \tgood\n", "blank"),
-    "short row": ("name\ttext\tlabel\nx\tgood\n", "2 fields; expected 3"),
+    "short row": ("name\ttext\tlabel\nx\tgood\n", "2 fields: expected 3"),
     "twice an id": ("name\ttext\tlabel\nx\tgood\tgood\nx\tbad\tbad\n", "every id once"),
 }
 
@@ -416,8 +416,8 @@ def test_damaged_table_is_one_sentence_with_its_name(
         ({"task__name": "moves"}, "unknown task 'moves' (did you mean movies?)"),
         ({"task__name": "glue:rte"}, "task.files is of the task table, and the task is 'glue:rte'"),
         ({"task__files": {"train": "/nowhere.tsv"}}, "/nowhere.tsv: no such file: expected a text file"),
-        ({"task__files": {}}, "the task table lacks task.files.train (--data FILE); expected a file to train on"),
-        ({"task__files": {"dev": "x"}}, "task.files has the split 'dev'; expected some of train, validation, test"),
+        ({"task__files": {}}, "the task table lacks task.files.train (--data FILE): expected a file to train on"),
+        ({"task__files": {"dev": "x"}}, "task.files has the split 'dev': expected some of train, validation, test"),
         ({"task__label": "name"}, "is not in the set"),
         ({"task__kind": "regression"}, "is not a finite number"),
         ({"backend": "jax"}, "unknown backend 'jax': expected one of numpy, cupy"),

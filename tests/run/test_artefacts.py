@@ -13,7 +13,7 @@ from sora_ref.storage.artefact import Artefact
 
 
 def test_unknown_artefact_is_answered_with_the_list() -> None:
-    with pytest.raises(SoRAError, match="unknown artefact 'bert'; expected one of minilm, bert-tiny, hutto2014"):
+    with pytest.raises(SoRAError, match="unknown artefact 'bert': expected one of minilm, bert-tiny, hutto2014"):
         download("bert")
 
 

@@ -129,6 +129,6 @@ def test_tables_read_for_a_run_skip_what_it_does_not_know_where_bad_rows_are_ski
     found, said = scores(run, "--split", "validation")
     assert found == before
     assert said == (
-        "validation: rows of validation.tsv skipped: 1 (line 14: the label 'abstain' is not in the set; expected one "
+        "validation: rows of validation.tsv skipped: 1 (line 14: the label 'abstain' is not in the set: expected one "
         "of 'bad', 'good')\n"
     )

@@ -131,7 +131,7 @@ def test_regression_label_that_is_no_finite_number_is_refused(write: Write, valu
 def test_label_outside_the_set_is_named_with_its_line_and_the_set(write: Write) -> None:
     path = write("t.tsv", "text\tlabel\na\tyes\nb\tperhaps\n")
     sentence = fault(path, labels=("no", "yes"))
-    assert "line 3: the label 'perhaps' is not in the set; expected one of 'no', 'yes'" in sentence
+    assert "line 3: the label 'perhaps' is not in the set: expected one of 'no', 'yes'" in sentence
 
 
 @pytest.mark.parametrize("name", ["t.tsv", "t.csv", "t.jsonl"])
@@ -146,12 +146,12 @@ def test_column_named_twice_is_refused(write: Write) -> None:
 
 @pytest.mark.parametrize("content", ["", "\n\n", "text\tlabel\n"])
 def test_file_without_rows_is_refused(write: Write, content: str) -> None:
-    assert "has no rows; expected at least one" in fault(write("t.tsv", content))
+    assert "has no rows: expected at least one" in fault(write("t.tsv", content))
 
 
 @pytest.mark.parametrize(("row", "count"), [("a", 1), ("a\t1\tmore", 3)])
 def test_row_of_another_width_is_refused_by_line(write: Write, row: str, count: int) -> None:
-    assert f"line 3: {count} fields; expected 2" in fault(write("t.tsv", f"text\tlabel\nx\t1\n{row}\n"))
+    assert f"line 3: {count} fields: expected 2" in fault(write("t.tsv", f"text\tlabel\nx\t1\n{row}\n"))
 
 
 @pytest.mark.parametrize("blank", ["", "  ", "\u00a0"])
@@ -198,7 +198,7 @@ def test_nul_character_is_refused_by_line(write: Write) -> None:
 def test_missing_file_folder_and_unknown_suffix_are_refused(write: Write, tmp_path: Path) -> None:
     assert "no such file: expected a text file" in fault(tmp_path / "none.tsv")
     assert "a folder: expected a text file" in fault(tmp_path, format="tsv")
-    assert "has the suffix '.xlsx'; expected .tsv, .csv or .jsonl" in fault(write("t.xlsx", "text\n"))
+    assert "has the suffix '.xlsx': expected .tsv, .csv or .jsonl" in fault(write("t.xlsx", "text\n"))
 
 
 def test_id_used_twice_is_refused_with_both_lines(write: Write) -> None:
@@ -231,7 +231,7 @@ def test_table_task_refuses_missing_columns_unknown_splits_and_a_single_class(wr
     train = write("train.tsv", "text\tlabel\na\t0\n")
     with pytest.raises(SoRAError, match=r"lacks task.text \(--text COLUMN\) and task.label \(--label COLUMN\)"):
         load_task("table", files={"train": train})
-    with pytest.raises(SoRAError, match=r"task.files has the split 'dev'; expected some of train, validation, test"):
+    with pytest.raises(SoRAError, match=r"task.files has the split 'dev': expected some of train, validation, test"):
         load_task("table", files={"dev": train}, columns=Columns("text"))
     with pytest.raises(SoRAError, match="expected at least two classes"):
         load_task("table", files={"train": train}, columns=Columns("text", label="label"))
@@ -239,10 +239,10 @@ def test_table_task_refuses_missing_columns_unknown_splits_and_a_single_class(wr
 
 def test_unknown_task_is_answered_with_the_nearest_name_and_the_list() -> None:
     with pytest.raises(
-        SoRAError, match=r"unknown task 'movie' \(did you mean movies\?\); expected one of movies, .*table"
+        SoRAError, match=r"unknown task 'movie' \(did you mean movies\?\): expected one of movies, .*table"
     ):
         load_task("movie")
-    with pytest.raises(SoRAError, match="the task glue:rte has no folder; expected "):
+    with pytest.raises(SoRAError, match="the task glue:rte has no folder: expected "):
         load_task("glue:rte")
 
 
@@ -273,7 +273,7 @@ def test_many_columns_and_many_classes_are_read(write: Write) -> None:
 
 def test_json_key_that_occurs_twice_is_refused_by_line(write: Write) -> None:
     path = write("t.jsonl", '{"text": "a", "label": 1}\n{"text": "a", "text": "b", "label": 1}\n')
-    assert "line 2: the column 'text' occurs twice; expected different names" in fault(path)
+    assert "line 2: the column 'text' occurs twice: expected different names" in fault(path)
 
 
 def test_a_pipe_is_refused_before_it_is_opened(tmp_path: Path) -> None:
@@ -316,8 +316,8 @@ def test_bad_bytes_are_skipped_by_line_but_not_within_csv_quoting(write: Write) 
     rows = b"text\na\ncaf\xe9\nb\0\nc\n"
     assert len(read_table(write("t.tsv", rows), text="text", skipped=skipped)[0]) == 2
     assert skipped.first == [
-        "line 3: not valid UTF-8; expected UTF-8 text",
-        "line 4: a NUL character; expected UTF-8 text",
+        "line 3: not valid UTF-8: expected UTF-8 text",
+        "line 4: a NUL character: expected UTF-8 text",
     ]
     with pytest.raises(SoRAError, match="line 3: not valid UTF-8"):
         read_table(write("t.csv", rows), text="text", skipped=Tally())
@@ -328,7 +328,7 @@ def test_labels_and_ids_with_a_fault_are_skipped_too(write: Write) -> None:
     path = write("t.tsv", "id\ttext\tlabel\n1\ta\tx\n1\tb\tx\n2\tc\tq\n3\td\ty\n")
     examples, _ = read_table(path, id="id", text="text", label="label", labels=("x", "y"), skipped=skipped)
     assert [example.id for example in examples] == ["1", "3"]
-    assert [said.split(";")[0] for said in skipped.first] == [
+    assert [said.split(": expected")[0] for said in skipped.first] == [
         "line 3: the id '1' is that of line 2 too",
         "line 4: the label 'q' is not in the set",
     ]
@@ -347,7 +347,7 @@ def test_a_table_of_bad_rows_alone_is_refused(write: Write) -> None:
 
 def test_text_beyond_a_million_characters_is_a_fault_of_its_row(write: Write) -> None:
     path = write("long.tsv", f"text\tlabel\n{'a' * 1_000_000}\tx\n{'a' * 1_000_001}\ty\nshort\tz\n")
-    sentence = f"{path}, line 3: a text of 1,000,001 characters; expected at most 1,000,000"
+    sentence = f"{path}, line 3: a text of 1,000,001 characters: expected at most 1,000,000"
     assert fault(path) == sentence
     examples, _ = read_table(path, text="text", label="label", skipped=(skipped := Tally()))
     assert [example.label for example in examples] == [0, 1]

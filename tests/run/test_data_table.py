@@ -80,8 +80,8 @@ def test_skipped_rows_are_said_by_file_and_line(rows: Path) -> None:
     said: list[str] = []
     task = load_task("table", files={"train": rows}, columns=COLUMNS, skip_bad_rows=True, say=said.append)
     assert said[0] == (
-        "train: rows of train.tsv skipped: 2 (line 122: the column 'text' is blank; expected text; "
-        "line 123: 1 fields; expected 2 as in the first)"
+        "train: rows of train.tsv skipped: 2 (line 122: the column 'text' is blank: expected text; "
+        "line 123: 1 fields: expected 2 as in the first)"
     )
     assert said == list(task.notes)
     with pytest.raises(SoRAError, match="line 122: the column 'text' is blank"):
@@ -111,7 +111,7 @@ def test_class_names_that_are_given_twice_or_to_a_regression_are_refused(rows: P
 def test_what_is_missing_is_named_by_key_and_flag() -> None:
     with pytest.raises(SoRAError) as caught:
         load_task("table")
-    assert str(caught.value) == f"the task table lacks {DATA}, {TEXT} and {LABEL}; {EXPECTED}"
+    assert str(caught.value) == f"the task table lacks {DATA}, {TEXT} and {LABEL}: {EXPECTED}"
 
 
 # From the command line alone.
@@ -192,16 +192,16 @@ def test_skipped_rows_are_recorded_in_the_run(tmp_path: Path) -> None:
         train(tmp_path / "run", *flags)
     train(tmp_path / "run", *flags, "--skip-bad-rows")
     notes = json.loads((tmp_path / "run" / "summary.json").read_text())["notes"]
-    assert notes[0] == "train: rows of mine.tsv skipped: 1 (line 42: the column 'text' is blank; expected text)"
+    assert notes[0] == "train: rows of mine.tsv skipped: 1 (line 42: the column 'text' is blank: expected text)"
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--task table", f"the task table lacks {DATA}, {TEXT} and {LABEL}; {EXPECTED}"),
-        ("--task table --data FILE", f"the task table lacks {TEXT} and {LABEL}; {EXPECTED}"),
-        ("--task table --text text", f"the task table lacks {DATA} and {LABEL}; {EXPECTED}"),
-        ("--task table --text text --data FILE", f"the task table lacks {LABEL}; {EXPECTED}"),
+        ("--task table", f"the task table lacks {DATA}, {TEXT} and {LABEL}: {EXPECTED}"),
+        ("--task table --data FILE", f"the task table lacks {TEXT} and {LABEL}: {EXPECTED}"),
+        ("--task table --text text", f"the task table lacks {DATA} and {LABEL}: {EXPECTED}"),
+        ("--task table --text text --data FILE", f"the task table lacks {LABEL}: {EXPECTED}"),
         ("--task table --text x --label label --data FILE", "no column 'x'; found 'name', 'text', 'label', 'rating'"),
         ("--task table --text text --label label --data FOLDER", "a folder: expected a"),
         ("--task movies --text text", "task.text (--text) is of the task table, and the task is 'movies': expected"),

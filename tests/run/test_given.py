@@ -82,7 +82,7 @@ def test_eval_of_a_table_takes_its_columns_by_name(run: Path, tmp_path: Path) ->
     split = json.loads(call("eval", run, "--split", "test", "--json").stdout)["test"]
     assert json.loads(found.stdout) == {"mine.txt": split}
     assert "no column 'text'; found 'body', 'class'" in refused("eval", run, "--input", path, "--format", "tsv")
-    assert "has the suffix '.txt'; expected" in refused("eval", run, "--input", path)
+    assert "has the suffix '.txt': expected" in refused("eval", run, "--input", path)
 
 
 def test_eval_reads_a_table_from_standard_input(run: Path) -> None:
@@ -102,7 +102,7 @@ def test_eval_of_a_table_says_what_it_does_not_know_or_skips_it(run: Path, tmp_p
     found = call("eval", run, "--input", path, "--skip-bad-rows", "--json")
     assert json.loads(found.stdout)["mine.tsv"]["accuracy"] == right
     assert "warning: " in found.stderr
-    assert "rows skipped: 1 (line 14: the label 'new' is not in the set; expected one of" in found.stderr
+    assert "rows skipped: 1 (line 14: the label 'new' is not in the set: expected one of" in found.stderr
     others = write_tsv(tmp_path / "others.tsv", [{**row, "label": "new"} for row in make_rows("test")])
     assert "these are not the classes the run was trained on, 'bad', 'good'" in refused("eval", run, "--input", others)
 
@@ -120,22 +120,22 @@ def test_predict_reads_the_lines_of_standard_input(run: Path) -> None:
 
 def test_predict_refuses_lines_that_are_no_text_or_skips_them(run: Path) -> None:
     lines = b"a good film\n\ncaf\xe9\na bad film\n"
-    assert refused("predict", run, input=lines) == "stdin, line 2: a blank text; expected one on every line"
+    assert refused("predict", run, input=lines) == "stdin, line 2: a blank text: expected one on every line"
     found = call("predict", run, "--skip-bad-rows", input=lines)
     assert len(found.stdout.splitlines()) == 2
     assert found.stderr == (
-        "warning: stdin: rows skipped: 2 (line 2: a blank text; expected one on every line; line 3: not valid UTF-8; "
+        "warning: stdin: rows skipped: 2 (line 2: a blank text: expected one on every line; line 3: not valid UTF-8: "
         "expected UTF-8 text)\n"
     )
     assert refused("predict", run, input="") == "stdin has no lines: expected a text on each"
     sentence = refused("predict", run, input="a" * 1_000_001)
-    assert sentence == "stdin, line 1: a text of 1,000,001 characters; expected at most 1,000,000"
+    assert sentence == "stdin, line 1: a text of 1,000,001 characters: expected at most 1,000,000"
 
 
 def test_predict_reads_a_table_from_standard_input_where_its_format_is_named(run: Path) -> None:
     found = records(call("predict", run, "--input", "-", "--format", "csv", input="text\na good film\n").stdout)
     assert [record["id"] for record in found] == ["stdin:2"]
-    assert "stdin has the suffix ''; expected .tsv, .csv or .jsonl, or a format (--format)" in refused(
+    assert "stdin has the suffix '': expected .tsv, .csv or .jsonl, or a format (--format)" in refused(
         "predict", run, "--input", "-", input="text\nx\n"
     )
 
@@ -160,7 +160,7 @@ def test_pairs_and_single_texts_are_not_taken_for_each_other(run: Path, pairs: P
     assert "trained on pairs of texts, and 1 came with 2" in refused(
         "predict", pairs, "a", "--text2", "b", "--text2", "c"
     )
-    assert "stdin, line 1: 0 tabs; expected one" in refused("predict", pairs, input="a\n")
+    assert "stdin, line 1: 0 tabs: expected one" in refused("predict", pairs, input="a\n")
     texts = write_tsv(tmp_path / "u.tsv", [{"text": "a"}])
     assert "no column 'name'; found 'text'" in refused("predict", pairs, "--input", texts)
 
@@ -178,7 +178,7 @@ def test_a_pair_predicts_the_same_however_it_is_given(pairs: Path, tmp_path: Pat
 def test_pairs_of_glue_are_known_by_the_task(keys: Keys) -> None:
     for name, expected in (("glue:rte", True), ("glue:sst2", False), ("movies", False)):
         assert of_pairs(load_config(None, {"task.name": name})) is expected
-    with pytest.raises(SoRAError, match="unknown task 'glue:none'; expected one of movies"):
+    with pytest.raises(SoRAError, match="unknown task 'glue:none': expected one of movies"):
         of_pairs(load_config(None, {"task.name": "glue:none"}))
 
 

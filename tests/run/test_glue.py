@@ -244,7 +244,7 @@ def test_mrpc_corpus_parts_by_the_id_pairs_of_glue(tmp_path: Path) -> None:
     home.mkdir()
     head, *rows = PUBLISHED["mrpc"][0]["train.tsv"]
     (home / "msr_paraphrase_train.txt").write_text("\n".join([head, *rows]), encoding="utf-8")
-    with pytest.raises(SoRAError, match=r"dev_ids.tsv is missing; expected GLUE's id pairs"):
+    with pytest.raises(SoRAError, match=r"dev_ids.tsv is missing: expected GLUE's id pairs"):
         read_glue(home, "mrpc")
     (home / "dev_ids.tsv").write_text("2108705\t2108831\n", encoding="utf-8")
     (home / "msr_paraphrase_test.txt").write_text(f"{head}\n1\t5\t6\tOne .\tTwo .\n", encoding="utf-8")
@@ -278,7 +278,7 @@ def test_unknown_column_missing_files_empty_files_and_unknown_tasks_are_refused(
     (home / "dev.tsv").unlink()
     with pytest.raises(SoRAError, match=r"dev.tsv: no such file"):
         read_glue(home, "sst2")
-    with pytest.raises(SoRAError, match=r"no train.tsv of RTE in .*; expected GLUE's folder layout"):
+    with pytest.raises(SoRAError, match=r"no train.tsv of RTE in .*: expected GLUE's folder layout"):
         read_glue(tmp_path, "rte")
-    with pytest.raises(SoRAError, match="unknown GLUE task 'wnli'; expected one of cola"):
+    with pytest.raises(SoRAError, match="unknown GLUE task 'wnli': expected one of cola"):
         read_glue(home, "wnli")

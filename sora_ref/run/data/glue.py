@@ -174,7 +174,7 @@ def read_glue(folder: Path, task: str, *, say: Say | None = None) -> Task:
     faults of `tsv_rows`.
     """
     if task not in GLUE:
-        raise SoRAError(f"unknown GLUE task {shown(task)}; expected one of {', '.join(GLUE)}")
+        raise SoRAError(f"unknown GLUE task {shown(task)}: expected one of {', '.join(GLUE)}")
     spec = GLUE[task]
     home = _home(Path(folder), spec)
     splits = {}
@@ -205,7 +205,7 @@ def _home(folder: Path, spec: GlueTask) -> Path:
     for home in (folder, folder / spec.folder):
         if (home / train).is_file() or _is_corpus(home, spec):
             return home
-    raise SoRAError(f"no {train} of {spec.folder} in {folder} or {folder / spec.folder}; expected GLUE's folder layout")
+    raise SoRAError(f"no {train} of {spec.folder} in {folder} or {folder / spec.folder}: expected GLUE's folder layout")
 
 
 def _is_corpus(home: Path, spec: GlueTask) -> bool:
@@ -238,7 +238,7 @@ def _corpus_sources(home: Path, spec: GlueTask) -> Iterator[tuple[str, Path, Ite
     """MRPC's splits out of the original corpus."""
     listed, train, test = home / "dev_ids.tsv", home / _MSR_TRAIN, home / _MSR_TEST
     if not listed.is_file():
-        raise SoRAError(f"{listed} is missing; expected GLUE's id pairs of the validation examples beside {_MSR_TRAIN}")
+        raise SoRAError(f"{listed} is missing: expected GLUE's id pairs of the validation examples beside {_MSR_TRAIN}")
     chosen = {tuple(fields) for _, fields in tsv_rows(listed)}
     for split, wanted in (("train", False), ("validation", True)):
         yield split, train, _listed(_rows(train, (*spec.used(split), *_MSR_IDS)), chosen, wanted)

@@ -49,7 +49,7 @@ def read_hutto(
     Raises `SoRAError` for an unknown ``which``, a negative seed, and the faults of `read_table`.
     """
     if which not in FILES:
-        raise SoRAError(f"unknown set of rated sentences {shown(which)}; expected one of {', '.join(FILES)}")
+        raise SoRAError(f"unknown set of rated sentences {shown(which)}: expected one of {', '.join(FILES)}")
     examples, _ = read_table(
         Path(folder) / FILES[which], id="1", label="2", text="3", format="tsv", header=False, kind="regression"
     )

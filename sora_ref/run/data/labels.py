@@ -52,7 +52,7 @@ def class_index(where: str, value: str, indices: Mapping[str, int]) -> int:
 
 def not_a_class(value: str, names: Collection[str]) -> str:
     """Why a label is refused that is none of the classes."""
-    return f"the label {shown(value)} is not in the set; expected one of {some(names)}"
+    return f"the label {shown(value)} is not in the set: expected one of {some(names)}"
 
 
 def real_number(where: str, value: str) -> float:
@@ -74,7 +74,7 @@ def parsed_number(value: str) -> float | None:
 
 def not_a_number(value: str) -> str:
     """Why a regression label is refused."""
-    return f"the label {shown(value)} is not a finite number; expected one, such as 2.5"
+    return f"the label {shown(value)} is not a finite number: expected one, such as 2.5"
 
 
 def look_alikes(names: Iterable[str]) -> Iterator[str]:

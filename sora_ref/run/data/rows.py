@@ -41,7 +41,7 @@ def too_long(text: str) -> Fault | None:
     """The fault of a text of more characters than `LONGEST_TEXT`."""
     if len(text) <= LONGEST_TEXT:
         return None
-    return Fault(f"a text of {len(text):,} characters; expected at most {LONGEST_TEXT:,}")
+    return Fault(f"a text of {len(text):,} characters: expected at most {LONGEST_TEXT:,}")
 
 
 def place(path: Path, line: int) -> str:
@@ -57,7 +57,7 @@ def format_of(path: Path) -> Format:
             return format
     name = printable(str(path))
     raise SoRAError(
-        f"{name} has the suffix {shown(path.suffix)}; expected .tsv, .csv or .jsonl, or a format (--format)"
+        f"{name} has the suffix {shown(path.suffix)}: expected .tsv, .csv or .jsonl, or a format (--format)"
     )
 
 
@@ -107,7 +107,7 @@ def texts_of_lines(path: Path, stream: BinaryIO, *, pairs: bool) -> Fields:
 
 
 def _no_pair(parts: int) -> str:
-    return f"{parts - 1} tabs; expected one, between the two texts of a pair"
+    return f"{parts - 1} tabs: expected one, between the two texts of a pair"
 
 
 def _sound(path: Path, lines: Lines) -> Iterator[tuple[int, str]]:
@@ -124,9 +124,9 @@ def _lines(path: Path, stream: BinaryIO | None) -> Lines:
                 try:
                     line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError:
-                    yield number, Fault("not valid UTF-8; expected UTF-8 text")
+                    yield number, Fault("not valid UTF-8: expected UTF-8 text")
                     continue
-                yield number, Fault("a NUL character; expected UTF-8 text") if "\0" in line else line
+                yield number, Fault("a NUL character: expected UTF-8 text") if "\0" in line else line
     except OSError as error:
         name = printable(str(path))
         raise SoRAError(f"{name}: cannot be read ({error.strerror or error}): expected a text file") from error
@@ -168,7 +168,7 @@ def _csv(path: Path, lines: Lines, longest: int) -> Fields:
                         block.append((start, fields))
                         held += len(fields)
             except csv.Error as error:
-                fault = SoRAError(f"{place(path, start)}: malformed CSV ({error}); expected RFC 4180 quoting")
+                fault = SoRAError(f"{place(path, start)}: malformed CSV ({error}): expected RFC 4180 quoting")
             except SoRAError as error:
                 fault = error
         yield from block
@@ -202,7 +202,7 @@ def _selected(path: Path, rows: Fields, columns: Sequence[str], header: bool) ->
         if isinstance(fields, Fault):
             yield line, fields
         elif len(fields) != width:
-            yield line, Fault(f"{len(fields):,} fields; expected {width:,} as in the first")
+            yield line, Fault(f"{len(fields):,} fields: expected {width:,} as in the first")
         else:
             yield line, [fields[index] for index in places]
 
@@ -211,7 +211,7 @@ def _places(where: str, names: Sequence[str], columns: Sequence[str]) -> list[in
     """Where the columns stand among the names of a header."""
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
-        raise SoRAError(f"{where}: the column {shown(twice)} occurs twice; expected different names")
+        raise SoRAError(f"{where}: the column {shown(twice)} occurs twice: expected different names")
     at = {name: index for index, name in enumerate(names)}
     for column in columns:
         if column not in at:
@@ -235,13 +235,13 @@ def _json_row(line: str, columns: Sequence[str]) -> Sequence[str] | Fault:
     try:
         found = json.loads(line, parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
-        return Fault(f"malformed JSON ({error.msg} at character {error.colno}); expected one object a line")
+        return Fault(f"malformed JSON ({error.msg} at character {error.colno}): expected one object a line")
     except RecursionError:
-        return Fault("JSON nested too deeply; expected flat objects")
+        return Fault("JSON nested too deeply: expected flat objects")
     except _TwiceError as error:
-        return Fault(f"the column {error} occurs twice; expected different names")
+        return Fault(f"the column {error} occurs twice: expected different names")
     if not isinstance(found, dict):
-        return Fault(f"JSON of type {type(found).__name__}; expected one object a line")
+        return Fault(f"JSON of type {type(found).__name__}: expected one object a line")
     row = []
     for column in columns:
         if column not in found:
@@ -284,5 +284,5 @@ def is_unicode(value: str) -> bool:
 
 def _no_text(column: str, value: Any) -> str:
     if isinstance(value, str):
-        return f"the column {shown(column)} has half a surrogate pair; expected Unicode text"
-    return f"the column {shown(column)} is a JSON {type(value).__name__}; expected text or a number"
+        return f"the column {shown(column)} has half a surrogate pair: expected Unicode text"
+    return f"the column {shown(column)} is a JSON {type(value).__name__}: expected text or a number"

@@ -62,6 +62,6 @@ def _groups(examples: Sequence[Example]) -> list[list[int]]:
 
 def _order(count: int, seed: int) -> np.ndarray:
     if seed < 0:
-        raise SoRAError(f"the seed is {seed}; expected a whole number from 0 on")
+        raise SoRAError(f"the seed is {seed}: expected a whole number from 0 on")
     keys = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(_PURPOSE,))).random_raw(count)
     return np.argsort(keys, kind="stable")

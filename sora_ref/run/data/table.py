@@ -117,11 +117,11 @@ def _draw_validation(splits: dict[str, tuple[Example, ...]], name: str, seed: in
 def _missing(files: Mapping[str, Path], columns: Columns | None) -> str:
     unknown = [split for split in files if split not in SPLITS]
     if unknown:
-        return f"task.files has the split {shown(unknown[0])}; expected some of {', '.join(SPLITS)}"
+        return f"task.files has the split {shown(unknown[0])}: expected some of {', '.join(SPLITS)}"
     lacks = [
         *(["task.files.train (--data FILE)"] if not files else []),
         *(["task.text (--text COLUMN)"] if columns is None else []),
         *(["task.label (--label COLUMN)"] if columns is None or columns.label is None else []),
     ]
     words = " and ".join([", ".join(lacks[:-1]), lacks[-1]] if len(lacks) > 1 else lacks)
-    return f"the task table lacks {words}; expected a file to train on and the names of its columns of texts and labels"
+    return f"the task table lacks {words}: expected a file to train on and the names of its columns of texts and labels"

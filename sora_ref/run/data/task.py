@@ -48,7 +48,7 @@ class Task:
     def __post_init__(self) -> None:
         if self.kind == "classification" and len(self.labels) < 2:
             found = f"has the one label {some(self.labels)}" if self.labels else "has no labels"
-            raise SoRAError(f"task {self.name} {found}; expected at least two classes")
+            raise SoRAError(f"task {self.name} {found}: expected at least two classes")
         for split, examples in self.splits.items():
             if not examples:
-                raise SoRAError(f"task {self.name} has no examples in its split {split}; expected at least one")
+                raise SoRAError(f"task {self.name} has no examples in its split {split}: expected at least one")
