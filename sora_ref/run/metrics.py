@@ -7,8 +7,8 @@ and SciPy's, imported when first used; what this file decides is only what those
 * Matthews is 0 where predictions or labels are constant (an empty margin of the confusion matrix), as in
   scikit-learn, without its warning;
 * F1 is that of class 1, and 0 where class 1 is neither predicted nor present;
-* a correlation with a constant, or with a value that is not finite, is undefined and is ``nan``, without a warning.
-  Who selects a model by it must treat ``nan`` as worse than any number.
+* a correlation with a constant, or with a value that is not finite, is undefined and is `nan`, without a warning.
+  Who selects a model by it must treat `nan` as worse than any number.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ def matthews(predictions: Values, labels: Values) -> float:
 
 
 def pearson(predictions: Values, labels: Values) -> float:
-    """Linear correlation, cov(x, y) / (σ_x σ_y); ``nan`` where undefined."""
+    """Linear correlation, cov(x, y) / (σ_x σ_y); `nan` where undefined."""
     from scipy.stats import pearsonr
 
     return float(pearsonr(predictions, labels).statistic) if _correlates(predictions, labels) else float("nan")
 
 
 def spearman(predictions: Values, labels: Values) -> float:
-    """Pearson's correlation of the ranks, ties given their mean rank; ``nan`` where undefined."""
+    """Pearson's correlation of the ranks, ties given their mean rank; `nan` where undefined."""
     from scipy.stats import spearmanr
 
     return float(spearmanr(predictions, labels).statistic) if _correlates(predictions, labels) else float("nan")
@@ -82,7 +82,7 @@ METRICS: Mapping[str, Callable[[Values, Values], float]] = MappingProxyType(
 
 
 def evaluate(metrics: Sequence[str], predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """Value of each named metric, in the order of ``metrics``; predictions and labels have shape (n,), n ≥ 1.
+    """Value of each named metric, in the order of `metrics`; predictions and labels have shape (n,), n ≥ 1.
 
     Raises `SoRAError` for an unknown metric, shapes other than two equal (n,), and n = 0.
     """

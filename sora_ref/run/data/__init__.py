@@ -61,12 +61,12 @@ def load_task(
     split: str | None = None,
     say: Say | None = None,
 ) -> Task:
-    """Load the task ``name``, one of `TASK_NAMES`.
+    """Load the task `name`, one of `TASK_NAMES`.
 
-    The rated sentences (``movies``, ``movies-rating``, …) are fetched unless ``path`` is a folder of them, and split by
-    ``seed``; ``glue:…`` is read from the folder ``path``; ``table`` takes ``files`` by split, ``columns`` and the other
-    arguments, see `load_table`.  With ``run``, labels are by the class names of that run, see `relabelled`, and those
-    it does not know are said.  With ``split`` only that one is returned.  ``say`` receives progress and counts.
+    The rated sentences (`movies`, `movies-rating`, …) are fetched unless `path` is a folder of them, and split by
+    `seed`; `glue:…` is read from the folder `path`; `table` takes `files` by split, `columns` and the other
+    arguments, see `load_table`.  With `run`, labels are by the class names of that run, see `relabelled`, and those
+    it does not know are said.  With `split` only that one is returned.  `say` receives progress and counts.
 
     Raises `SoRAError` for an unknown name, a missing argument of the task, an unknown split, and the faults of its
     reader.

@@ -34,7 +34,7 @@ class Columns:
 
 
 class TableRow(NamedTuple):
-    """One sound row: the line it starts on, and its cells, none of them blank; id is ``FILE:LINE`` without a column."""
+    """One sound row: the line it starts on, and its cells, none of them blank; id is `FILE:LINE` without a column."""
 
     line: int
     id: str
@@ -52,10 +52,10 @@ def table_rows(
     stream: BinaryIO | None = None,
     skipped: Tally | None = None,
 ) -> Iterator[TableRow]:
-    """Yield the rows of a file, or of an open ``stream`` that ``path`` names, one at a time; see `rows.cells`.
+    """Yield the rows of a file, or of an open `stream` that `path` names, one at a time; see `rows.cells`.
 
-    ``format`` goes by the suffix when it is None.  A row that is not sound (a `Fault`, a blank cell, one too long) is
-    raised as a `SoRAError`; with ``skipped`` it is passed over and tallied there.  Ids are not compared: that would
+    `format` goes by the suffix when it is None.  A row that is not sound (a `Fault`, a blank cell, one too long) is
+    raised as a `SoRAError`; with `skipped` it is passed over and tallied there.  Ids are not compared: that would
     take memory.
     """
     path = Path(path)
@@ -104,13 +104,13 @@ def read_table(
 ) -> tuple[tuple[Example, ...], tuple[str, ...]]:
     """Read the named columns of a file into examples, and return them with the label names in class order.
 
-    ``format``, ``header``, ``stream`` and the examples' ids are as for `table_rows`.  Without ``label`` every label is
-    None.  Without ``labels`` the names are those found, sorted (as numbers when all are whole numbers); for regression
-    there are none.  With ``skipped``, a row with a fault (an id used before and a label that is none included) is
+    `format`, `header`, `stream` and the examples' ids are as for `table_rows`.  Without `label` every label is
+    None.  Without `labels` the names are those found, sorted (as numbers when all are whole numbers); for regression
+    there are none.  With `skipped`, a row with a fault (an id used before and a label that is none included) is
     passed over and tallied there.
 
-    Raises `SoRAError` for what `table_rows` raises, a label outside ``labels``, a regression label that is not a finite
-    number, an id used twice, ``labels`` with a name twice, and a file without rows.
+    Raises `SoRAError` for what `table_rows` raises, a label outside `labels`, a regression label that is not a finite
+    number, an id used twice, `labels` with a name twice, and a file without rows.
     """
     path = Path(path)
     columns = Columns(text, pair, label, id)
@@ -155,7 +155,7 @@ def read_table(
 def _label(
     value: str, kind: Kind, known: dict[str, int] | None, met: dict[str, int]
 ) -> tuple[int | float | None, str | None]:
-    """What a label is, or why it is none: a number, the index of a known class, or of its name among those ``met``."""
+    """What a label is, or why it is none: a number, the index of a known class, or of its name among those `met`."""
     if kind == "regression":
         number = parsed_number(value)
         return number, None if number is not None else not_a_number(value)

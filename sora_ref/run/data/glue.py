@@ -5,13 +5,13 @@ What is odd about them, and what is done:
 
 * a row that lacks a field the task uses (QQP has a few) is passed over and counted; further fields are ignored, and so
   is anything in the columns not used;
-* a row of MNLI whose annotators did not agree (gold label ``-``) is passed over and counted;
+* a row of MNLI whose annotators did not agree (gold label `-`) is passed over and counted;
 * a blank sentence is kept: the benchmark's rows are not ours to choose;
 * the test files carry no labels, and those that a file may have are not read;
-* MRPC may be present as the original corpus (``msr_paraphrase_train.txt`` and ``…_test.txt``); its train file then
-  parts into train and validation by GLUE's list of id pairs, ``dev_ids.tsv``.
+* MRPC may be present as the original corpus (`msr_paraphrase_train.txt` and `…_test.txt`); its train file then
+  parts into train and validation by GLUE's list of id pairs, `dev_ids.tsv`.
 
-An example's id is ``SPLIT:ROW`` with the row counted from 0 in its file, which is the ``index`` column where there is
+An example's id is `SPLIT:ROW` with the row counted from 0 in its file, which is the `index` column where there is
 one.
 """
 
@@ -34,8 +34,8 @@ from sora_ref.run.say import Say
 class GlueTask:
     """One task's files: where they are, which columns count, and how its labels are spelled there.
 
-    ``codes`` are the labels as spelled in the files, ``labels`` their names, both in class order and both empty for
-    regression; ``columns`` are those of the labelled files where these have no header line.
+    `codes` are the labels as spelled in the files, `labels` their names, both in class order and both empty for
+    regression; `columns` are those of the labelled files where these have no header line.
     """
 
     folder: str
@@ -167,8 +167,8 @@ class _Row(NamedTuple):
 def read_glue(folder: Path, task: str, *, say: Say | None = None) -> Task:
     """Read a task from its published folder, or from the folder above it.
 
-    Splits: ``train``, ``validation`` and, where the file is there, ``test``; for MNLI ``validation_matched`` and
-    ``validation_mismatched``, and so for test. ``say`` hears how many rows were passed over.
+    Splits: `train`, `validation` and, where the file is there, `test`; for MNLI `validation_matched` and
+    `validation_mismatched`, and so for test. `say` hears how many rows were passed over.
 
     Raises `SoRAError` for an unknown task, a missing folder, file or column, a label outside the task's, and the
     faults of `tsv_rows`.
@@ -200,7 +200,7 @@ def glue_files(folder: Path, task: str) -> list[Path]:
 
 
 def _home(folder: Path, spec: GlueTask) -> Path:
-    """Folder that holds the train file: ``folder`` or its subfolder of the task's name."""
+    """Folder that holds the train file: `folder` or its subfolder of the task's name."""
     train = spec.files[0][1]
     for home in (folder, folder / spec.folder):
         if (home / train).is_file() or _is_corpus(home, spec):

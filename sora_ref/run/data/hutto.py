@@ -1,6 +1,6 @@
 """The rated sentences of Hutto & Gilbert (2014): movie reviews, tweets, product reviews, editorials.
 
-Each file has rows ``id TAB rating TAB text`` (CR LF, no header line), the rating being the mean of some twenty people's
+Each file has rows `id TAB rating TAB text` (CR LF, no header line), the rating being the mean of some twenty people's
 on −4 … 4. As classification the sign of the rating is the sentiment, and ratings of exactly 0 are left out; as
 regression the rating is the label and zeros stay.
 
@@ -40,13 +40,13 @@ def read_hutto(
     *,
     say: Callable[[str], None] | None = None,
 ) -> Task:
-    """Read one of `FILES` from ``folder`` into a task with the splits of `split_by_text`.
+    """Read one of `FILES` from `folder` into a task with the splits of `split_by_text`.
 
-    Labels are ``negative`` and ``positive``, judged by accuracy and F1; or the rating, judged by Pearson's and
-    Spearman's correlation. Ids are the file's. ``say`` hears how many rows repeat an earlier text and how many ratings
+    Labels are `negative` and `positive`, judged by accuracy and F1; or the rating, judged by Pearson's and
+    Spearman's correlation. Ids are the file's. `say` hears how many rows repeat an earlier text and how many ratings
     of 0 were left out.
 
-    Raises `SoRAError` for an unknown ``which``, a negative seed, and the faults of `read_table`.
+    Raises `SoRAError` for an unknown `which`, a negative seed, and the faults of `read_table`.
     """
     if which not in FILES:
         raise SoRAError(f"unknown set of rated sentences {shown(which)}: expected one of {', '.join(FILES)}")

@@ -44,7 +44,7 @@ def class_indices(names: tuple[str, ...]) -> dict[str, int]:
 
 
 def class_index(where: str, value: str, indices: Mapping[str, int]) -> int:
-    """Index of a label; a `SoRAError` that begins with ``where`` when it is none of the classes."""
+    """Index of a label; a `SoRAError` that begins with `where` when it is none of the classes."""
     if value not in indices:
         raise SoRAError(f"{where}: {not_a_class(value, indices)}")
     return indices[value]
@@ -56,7 +56,7 @@ def not_a_class(value: str, names: Collection[str]) -> str:
 
 
 def real_number(where: str, value: str) -> float:
-    """Regression label; a `SoRAError` that begins with ``where`` unless it is a finite decimal number."""
+    """Regression label; a `SoRAError` that begins with `where` unless it is a finite decimal number."""
     number = parsed_number(value)
     if number is None:
         raise SoRAError(f"{where}: {not_a_number(value)}")
@@ -78,7 +78,7 @@ def not_a_number(value: str) -> str:
 
 
 def look_alikes(names: Iterable[str]) -> Iterator[str]:
-    """A sentence for each group of class names that may be meant to be one: ``1`` and ``1.0``, ``Yes`` and ``yes ``.
+    """A sentence for each group of class names that may be meant to be one: `1` and `1.0`, `Yes` and `yes `.
 
     Of more than ten groups, the first ten and how many more there are.
     """

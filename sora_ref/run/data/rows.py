@@ -2,7 +2,7 @@
 
 * TSV has no quoting: a tab ends a field, a line feed (or CR LF) a row, as in GLUE's files.
 * CSV is quoted as RFC 4180 says; a field may span lines and be as long as the file, a text up to `LONGEST_TEXT`.
-* JSONL has one object a line; a number counts as it is spelled, ``true`` and ``false`` as those words.
+* JSONL has one object a line; a number counts as it is spelled, `true` and `false` as those words.
 
 A line with nothing on it is passed over.  What is wrong with one row is a `Fault` in its place, for the caller to raise
 or to count; what is wrong with the file (no such column, CSV quoting gone astray) is raised.
@@ -78,9 +78,9 @@ def tsv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 def cells(
     path: Path, columns: Sequence[str], format: Format, *, header: bool = True, stream: BinaryIO | None = None
 ) -> Fields:
-    """Yield (line number, the cells of these columns), or a `Fault`, for every row of a file, or of an open ``stream``.
+    """Yield (line number, the cells of these columns), or a `Fault`, for every row of a file, or of an open `stream`.
 
-    Without a ``header`` the columns of TSV and CSV are called "1", "2", … from the left.  The line is the one on which
+    Without a `header` the columns of TSV and CSV are called "1", "2", … from the left.  The line is the one on which
     the row starts, from 1.  Cells of JSON that have no text (null) are empty.
 
     Raises `SoRAError` for a file that cannot be read or is no regular file, an unknown column of TSV and CSV, a column

@@ -1,7 +1,7 @@
 """Splits drawn by text: rows whose texts differ only in case or spacing stay together, so no test text was trained on.
 
 A split depends on the seed and the rows alone.  The keys are the raw output of Philox seeded by a child of
-``SeedSequence(seed)``, which NumPy keeps the same across versions, as it does not ``permutation``.
+`SeedSequence(seed)`, which NumPy keeps the same across versions, as it does not `permutation`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def same_text(example: Example) -> str:
 
 
 def split_by_text(examples: Sequence[Example], seed: int) -> dict[str, tuple[Example, ...]]:
-    """Part examples into ``train``, ``validation`` and ``test``, equal texts together, in a shuffled order.
+    """Part examples into `train`, `validation` and `test`, equal texts together, in a shuffled order.
 
     Of n distinct texts, in the order of a 64-bit random key drawn for each in turn of first appearance, the first
     ⌊n/5⌋ are test, the next ⌊(n − ⌊n/5⌋)/10⌋ validation, the rest train.

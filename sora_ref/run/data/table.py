@@ -1,4 +1,4 @@
-"""The task ``table``: a user's own files, one a split, or one to train on from which a validation split is drawn."""
+"""The task `table`: a user's own files, one a split, or one to train on from which a validation split is drawn."""
 
 from __future__ import annotations
 

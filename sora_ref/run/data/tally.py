@@ -9,7 +9,7 @@ _MOST = 5
 
 @dataclass
 class Tally:
-    """``count`` rows, ``first`` the sentences said of the first five."""
+    """`count` rows, `first` the sentences said of the first five."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)

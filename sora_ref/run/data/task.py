@@ -16,7 +16,7 @@ Kind = Literal["classification", "regression"]
 class Example:
     """One text, or a pair of texts, with its label: a class index, a real number, or None where it has none.
 
-    ``id`` is unique within its split.  A class index of -1, `labels.UNKNOWN`, is a label that is none of the classes;
+    `id` is unique within its split.  A class index of -1, `labels.UNKNOWN`, is a label that is none of the classes;
     only what is scored by the classes of a run has any.
     """
 
@@ -30,8 +30,8 @@ class Example:
 class Task:
     """Named splits of examples, and how predictions on them are judged.
 
-    ``labels`` are the class names in the order of the class indices, empty for regression; the first of ``metrics``
-    selects the model; ``source`` is the data's licence and citation in a sentence or two; ``notes`` say what was done
+    `labels` are the class names in the order of the class indices, empty for regression; the first of `metrics`
+    selects the model; `source` is the data's licence and citation in a sentence or two; `notes` say what was done
     to the data on the way, a split drawn or rows skipped.
 
     Raises `SoRAError` for a classification of fewer than two classes and for a split without examples.
