@@ -24,7 +24,7 @@ from sora_ref.conformance.frontends.json_report import schema
 
 MINE = """
 import numpy as np
-from sora_ref.conformance import Implementation, Choices
+from sora_ref.conformance import Implementation, Choices, StorageLayout
 from sora_ref.conformance.museum.baseline import PlainSoRA
 
 class Right(PlainSoRA):
@@ -52,6 +52,14 @@ class Typo:
 class Bare:
     def forward(self, layer, x):
         pass
+
+class Fragile(Right):
+    @property
+    def layout(self):
+        raise RuntimeError("no layout here")
+
+class Grouped(Right):
+    layout = StorageLayout(groups="two")
 
 class Needs:
     def __init__(self, path):
@@ -248,6 +256,8 @@ def test_museum_ends_with_one_line_and_fails_if_any_slips(monkeypatch: pytest.Mo
         ("Nope", "has no Nope: expected an implementation there, such as Right"),
         ("Typo", "foward is no capability: did you mean forward?"),
         ("Bare", "has no name, spec_version, dtypes"),
+        ("Fragile", "RuntimeError: no layout here): expected attributes that can be read"),
+        ("Grouped", "cannot be inspected (TypeError: "),
         ("Needs", "Needs() fails (TypeError: "),
         (
             "fails",

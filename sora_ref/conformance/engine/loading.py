@@ -62,6 +62,16 @@ def as_implementation(found: Any, what: str = "") -> Implementation:
             found = found()
         except (Exception, SystemExit) as error:
             raise SoRAError(f"{what}() fails{_told(error)}: expected one that needs no arguments") from error
+    try:
+        return _inspected(found, what)
+    except SoRAError:
+        raise
+    except Exception as error:  # a property or a __getattr__ of theirs may raise anything, and a value be of any type
+        raise SoRAError(f"{what} cannot be inspected{_told(error)}: expected attributes that can be read") from error
+
+
+def _inspected(found: Any, what: str) -> Implementation:
+    """The same, once its methods are found and its attributes are sound; SoRAError where they are not."""
     missing = [name for name in ATTRIBUTES if not hasattr(found, name)]
     if not capabilities(found):
         close = misspelt(found)
