@@ -18,6 +18,9 @@ demo: .venv/run  ## Fine-tune MiniLM with SoRA on real data, prune, prove it, ex
 demo-quick: .venv/run  ## The same with a small model and few steps (under a minute).
 	$(BIN)/sora-ref demo --quick
 
+# A worker to a core: threads of its own below it would only wait for each other.
+test test-deep: export OPENBLAS_NUM_THREADS = 1
+
 test: .venv/test  ## Run the tests (about 4 minutes on two cores); those that need real weights skip where these are not fetched.
 	$(BIN)/python -m pytest $(PARALLEL) --ignore tests/oracles -m 'not deep'
 

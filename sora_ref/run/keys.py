@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from types import NoneType
@@ -92,8 +93,9 @@ def word(key: str) -> str:
     return key if re.fullmatch(r"[\w.-]{1,80}", key, re.ASCII) else shown(key)
 
 
+@functools.cache
 def _types(section: type[Struct], prefix: str = "") -> dict[str, Any]:
-    """The type of every dotted key."""
+    """The type of every dotted key; for reading alone, since it is worked out once."""
     found: dict[str, Any] = {}
     for field in msgspec.structs.fields(section):
         parts = (field.type, *get_args(field.type))

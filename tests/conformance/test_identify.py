@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sampling import sample
 
 from sora_ref.backends import get
 from sora_ref.conformance import VARIANTS, Choices, Implementation, Layer, Plan
@@ -21,7 +22,7 @@ def found(result: Identification, question: str) -> str:
     return next(each.found for each in result.findings if each.question == question)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", sample(range(3), 0))
 @pytest.mark.parametrize("rule", list(VARIANTS))
 def test_every_named_rule_is_identified_alone(rule: str, seed: int) -> None:
     result = identify(Reference(get("numpy"), rule), seed=seed)
@@ -30,7 +31,7 @@ def test_every_named_rule_is_identified_alone(rule: str, seed: int) -> None:
     assert all(each.descend == VARIANTS[rule].descend for each in result.matches)
 
 
-@pytest.mark.parametrize("rule", list(VARIANTS))
+@pytest.mark.parametrize("rule", sample(VARIANTS, "paper", "released"))
 def test_float32_leaves_the_right_rule_among_the_matches(rule: str) -> None:
     assert rule in identify(Reference(get("numpy"), rule), dtype="float32").variants
 

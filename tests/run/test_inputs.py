@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sampling import sample
 from tiny_run import (
     change_weights,
     copy_run,
@@ -88,19 +89,31 @@ CHANGES: list[tuple[str, Callable[[Path], None], str]] = [
 IDS = [change.__name__ for _, change, _ in CHANGES]
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Keys]:
+    """Where all tests work, a copy of what is there when they begin, and the keys: the paths in a run are its own."""
+    folder, kept = tmp_path_factory.mktemp("inputs") / "here", tmp_path_factory.mktemp("kept") / "inputs"
+    keys = make_keys(folder)
+    interrupted(folder / "run", keys)
+    return folder, copy_run(folder, kept), keys
 
 
 @pytest.fixture
-def keys(folder: Path) -> Keys:
-    return make_keys(folder)
+def folder(before: tuple[Path, Path, Keys]) -> Path:
+    """A model, a task, and a run on them that was killed, as if nothing had touched them."""
+    here, kept, _ = before
+    shutil.rmtree(here)
+    return copy_run(kept, here)
 
 
 @pytest.fixture
-def run(folder: Path, keys: Keys) -> Path:
-    return interrupted(folder / "run", keys)
+def keys(before: tuple[Path, Path, Keys]) -> Keys:
+    return before[2]
+
+
+@pytest.fixture
+def run(folder: Path) -> Path:
+    return folder / "run"
 
 
 @pytest.mark.parametrize(("name", "change", "kind"), CHANGES, ids=IDS)
@@ -125,7 +138,7 @@ def test_file_that_is_gone_is_refused_by_its_name(folder: Path, keys: Keys, run:
     assert tree(run) == before
 
 
-@pytest.mark.parametrize(("name", "change", "kind"), CHANGES, ids=IDS)
+@pytest.mark.parametrize(("name", "change", "kind"), sample(CHANGES, CHANGES[1], CHANGES[5], CHANGES[7]), ids=IDS)
 def test_accepted_change_is_said_recorded_and_not_asked_for_again(
     folder: Path, keys: Keys, run: Path, name: str, change: Callable[[Path], None], kind: str
 ) -> None:
@@ -202,8 +215,8 @@ def test_file_that_changes_between_digest_and_reading_is_refused(
 
     monkeypatch.setattr(train_module, "read_task", read_late)
     with pytest.raises(SoRAError, match="'task/train' changed while it was read"):
-        run_once(folder / "run", keys)
-    assert not (folder / "run").exists()
+        run_once(folder / "other", keys)
+    assert not (folder / "other").exists()
 
 
 @pytest.mark.parametrize(
