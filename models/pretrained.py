@@ -94,7 +94,11 @@ def _keys(file: TensorFile, architecture: Architecture) -> dict[str, str]:
 def _require_layers(architecture: Architecture, config: ModelConfig, names: Collection[str], folder: Path) -> None:
     """SoRAError where the configuration names more layers than there are; a list of their tensors may be endless."""
     layers = [layer for name in names if (layer := architecture.layer_of(name)) is not None]
-    most = max(layers, default=-1) + 1
+    expected = f"tensors of {architecture.layers}, as {architecture.model_class} has them"
+    require(
+        bool(layers), f"{folder / 'model.safetensors'}: no layers of a {architecture.title} in it: expected {expected}"
+    )
+    most = max(layers) + 1
     require(
         config.num_hidden_layers <= most,
         f"{folder / 'config.json'}: num_hidden_layers is {shown(config.num_hidden_layers)}: "

@@ -225,6 +225,12 @@ def test_an_epsilon_that_is_no_positive_number_is_refused(tmp_path: Path, eps: A
         load_model(tmp_path)
 
 
+def test_weights_of_another_architecture_are_refused_as_such(tmp_path: Path) -> None:
+    theirs = {name.replace("encoder.layer", "transformer.layer"): value for name, value in tensors().items()}
+    with pytest.raises(SoRAError, match=r"model.safetensors: no layers of a BERT in it: expected tensors of encoder"):
+        load_model(write(tmp_path, theirs))
+
+
 def test_half_a_pooler_is_refused_by_name(tmp_path: Path) -> None:
     half = {**tensors(), "pooler.dense.weight": np.ones((8, 8), "float32")}
     with pytest.raises(SoRAError, match=r"no tensor pooler.dense.bias: expected one of shape \(8,\)"):
