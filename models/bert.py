@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sora_ref.models.architecture import Architecture
-from sora_ref.models.config_json import epsilon, require_encoder, require_values, sizes
+from sora_ref.models.config_json import epsilon, require_encoder, require_padding, require_values, sizes
 from sora_ref.models.encoder import Encoder, EncoderConfig
 from sora_ref.models.heads import Head
 
@@ -35,7 +35,9 @@ ENCODER = Encoder(
 def _read_config(raw: Mapping[str, Any], where: str) -> EncoderConfig:
     require_values(raw, where, {"hidden_act": "gelu", "position_embedding_type": "absolute"})
     require_encoder(raw, where)
-    return EncoderConfig(**sizes(raw, where, SIZES), layer_norm_eps=epsilon(raw, where, "layer_norm_eps", 1e-12))
+    found = sizes(raw, where, SIZES)
+    require_padding(raw, where, found["vocab_size"])
+    return EncoderConfig(**found, layer_norm_eps=epsilon(raw, where, "layer_norm_eps", 1e-12))
 
 
 BERT = Architecture(

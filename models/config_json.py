@@ -33,6 +33,13 @@ def sizes(raw: Mapping[str, Any], where: str, keys: Collection[str]) -> dict[str
     return {key: raw[key] for key in keys}
 
 
+def require_padding(raw: Mapping[str, Any], where: str, vocab_size: int) -> None:
+    """SoRAError for a padding token behind the vocabulary: no number depends on it, but transformers refuses it."""
+    pad = raw.get("pad_token_id")
+    sound = pad is None or (type(pad) is int and -vocab_size <= pad < vocab_size)
+    require(sound, f"{where}: pad_token_id is {shown(pad)}: expected an int below the vocab_size of {vocab_size}")
+
+
 def epsilon(raw: Mapping[str, Any], where: str, key: str, default: float) -> float:
     """A number between 0 and 1; SoRAError for anything else."""
     eps = raw.get(key, default)

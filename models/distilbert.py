@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sora_ref.models.architecture import Architecture
-from sora_ref.models.config_json import require_encoder, require_values, sizes
+from sora_ref.models.config_json import require_encoder, require_padding, require_values, sizes
 from sora_ref.models.encoder import Encoder, EncoderConfig
 from sora_ref.models.heads import Head
 
@@ -43,6 +43,7 @@ def _read_config(raw: Mapping[str, Any], where: str) -> EncoderConfig:
     require_values(raw, where, {"activation": "gelu"})
     require_encoder(raw, where)
     found = sizes(raw, where, _SIZES)
+    require_padding(raw, where, found["vocab_size"])
     return EncoderConfig(**{own: found[key] for key, own in _SIZES.items()}, type_vocab_size=0, layer_norm_eps=1e-12)
 
 

@@ -319,6 +319,8 @@ def _check(config: Config) -> None:
     unknown = sorted(set(kinds) - set(KINDS))
     some = ", ".join(KINDS)
     require(not unknown, f"adapter.kinds has {', '.join(map(word, unknown))}: expected some of {some}")
+    also = config.train.also
+    require(len(set(also)) == len(also), f"train.also is {shown(list(also))}: expected each group once")
     config.gate_rule()
     if config.schedule is not None:
         one = {"max_steps": config.train.max_steps, "early_stopping": config.train.early_stopping}

@@ -122,6 +122,8 @@ def test_bfloat16_weights_are_cast_and_the_cast_is_reported(tmp_path: Path) -> N
         ({"hidden_act": "gelu_new"}, "config.json: hidden_act is 'gelu_new': expected 'gelu'"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key': expected 'absolute'"),
         ({"is_decoder": True}, "config.json: is_decoder is true: expected an encoder"),
+        ({"pad_token_id": 10**6}, "config.json: pad_token_id is 1000000: expected an int below the vocab_size of "),
+        ({"pad_token_id": "pad"}, "config.json: pad_token_id is 'pad': expected an int below the vocab_size of "),
         ({"hidden_size": None}, "config.json: hidden_size is None: expected a positive int"),
         ({"vocab_size": 0}, "config.json: vocab_size is 0: expected a positive int"),
         ({"num_hidden_layers": "2"}, "config.json: num_hidden_layers is '2': expected a positive int"),

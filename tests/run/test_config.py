@@ -362,6 +362,7 @@ def test_every_known_key_is_accepted_by_name_and_no_value_of_a_wrong_kind_leaves
         ({"method": "dora"}, "method is 'dora': expected one of head, lora, sora"),
         ({"method": "lora", "adapter.kinds": []}, 'adapter.kinds is empty: expected some, or method = "head"'),
         ({"train.also": ["gates"]}, "train.also"),
+        ({"train.also": ["norms", "norms"]}, "train.also is ['norms', 'norms']: expected each group once"),
         ({"train.epochs": 2**62}, "expected an integer <= 1000000000"),
         ({"workers": 10**6}, "workers is 1000000: expected an integer <= 1024"),
         ({"train.lr": 10**400}, "expected a number that a float can hold"),
