@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -104,3 +106,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if any(counts.values()):
         listed = ", ".join(f"{count} {strength}" for strength, count in counts.items() if count)
         terminalreporter.write_line(f"evidence, checks passed: {listed}")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def usual_signals() -> None:
+    """Ctrl-C and a hang-up do what they do at a terminal, here and in child processes, also below nohup or `&`."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -7,6 +7,7 @@ import operator
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -64,7 +65,7 @@ def machine() -> dict[str, Any]:
         "blas": blas,
         "blas set by the environment": {k: v for k, v in os.environ.items() if k.startswith("OPENBLAS")},
         "versions": {name: _version(name) for name in ("numpy", "torch", "transformers", "peft")},
-        "load": list(os.getloadavg()),
+        "load": [] if sys.platform == "win32" else list(os.getloadavg()),
         "commit": _commit(),
     }
 
