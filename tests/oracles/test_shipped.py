@@ -143,7 +143,7 @@ def test_pooler_of_a_real_masked_language_model_comes_with_the_adapter(tmp_path:
     run_once(tmp_path / "run", keys)
     loaded = load_trained(tmp_path / "run")
     report = write_peft(loaded, tmp_path / "a", "compact", str(loaded.setup.folder))
-    assert set(report.modules_to_save) == {"pooler.dense", "classifier"}
+    assert set(report.modules_to_save) == {"bert.pooler.dense", "classifier"}
     tokenizer = transformers.AutoTokenizer.from_pretrained(loaded.setup.folder)
     batch = tokenizer(TEXTS[:4], padding=True, return_tensors="pt")
     logits, drawn = [], []
