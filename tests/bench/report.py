@@ -65,9 +65,16 @@ def machine() -> dict[str, Any]:
         "blas": blas,
         "blas set by the environment": {k: v for k, v in os.environ.items() if k.startswith("OPENBLAS")},
         "versions": {name: _version(name) for name in ("numpy", "torch", "transformers", "peft")},
-        "load": [] if sys.platform == "win32" else list(os.getloadavg()),
+        "load": _load(),
         "commit": _commit(),
     }
+
+
+def _load() -> list[float]:
+    """The system's load averages; none on Windows, which counts no load."""
+    if sys.platform == "win32":
+        return []
+    return list(os.getloadavg())
 
 
 def to_json(rows: Sequence[Row], facts: dict[str, Any]) -> str:
