@@ -21,7 +21,7 @@ demo-quick: .venv/run  ## The same with a small model and few steps (under a min
 # A worker to a core: threads of its own below it would only wait for each other.
 test test-deep: export OPENBLAS_NUM_THREADS = 1
 
-test: .venv/test  ## Run the tests (about 4 minutes on two cores); those that need real weights skip where these are not fetched.
+test: .venv/test  ## Run the tests (7 minutes on two cores); those that need real weights skip where these are not fetched.
 	$(BIN)/python -m pytest $(PARALLEL) --ignore tests/oracles -m 'not deep'
 
 test-deep: .venv/test  ## Run what those leave out: long proofs, and sweeps over all kills, sizes and seeds.

@@ -18,7 +18,7 @@ import sora_ref
 
 SUPPORT = str(Path(__file__).resolve().parents[1] / "tests" / "support")
 sys.path.insert(0, SUPPORT)
-import docstrings  # noqa: E402
+import docstrings  # noqa: E402 - found on the path that the line above extends
 
 project = "sora_ref"
 author = "the sora_ref authors"
