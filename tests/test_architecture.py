@@ -39,7 +39,9 @@ HOMES = {
     "filelock": {"sora_ref.storage"},
     "huggingface_hub": {"sora_ref.run.hub"},
     "hypothesis": {"sora_ref.conformance", "sora_ref.cli.check"},
+    "llvmlite": {"sora_ref.kernels.numba"},
     "matplotlib": {"sora_ref.run.pictures"},
+    "numba": {"sora_ref.kernels.numba"},
     "safetensors": {"sora_ref.storage.tensors", "sora_ref.conformance.golden.reader"},  # of integers too
     "tokenizers": {"sora_ref.run"},
 }
@@ -47,7 +49,19 @@ HOMES = {
 # Modules whose work is on the host by nature: they draw random numbers, read files, or take names apart.
 ON_HOST = {f"sora_ref.{name}" for name in ("init", "models.dropout", "models.pretrained", "models.config_json")}
 ON_HOST.add("sora_ref.models.architecture")
-FOREIGN = ["cupy", "torch", "jax", "scipy", "sklearn", "pytest", "matplotlib", "tokenizers", "safetensors"]
+FOREIGN = [
+    "cupy",
+    "llvmlite",
+    "numba",
+    "torch",
+    "jax",
+    "scipy",
+    "sklearn",
+    "pytest",
+    "matplotlib",
+    "tokenizers",
+    "safetensors",
+]
 
 
 def sources() -> dict[str, Path]:

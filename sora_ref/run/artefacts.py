@@ -9,7 +9,8 @@ from typing import TypedDict
 
 from sora_ref.errors import SoRAError, shown
 from sora_ref.storage.artefact import Artefact
-from sora_ref.storage.cache import cache_dir, is_complete, obtain
+from sora_ref.storage.cache import is_complete, obtain
+from sora_ref.storage.place import cache_dir
 
 
 class _Files(TypedDict):

@@ -6,5 +6,6 @@ Writing:     `files` whole files; `folder` whole folders; `stream` a file as it 
              `half` float16 and bfloat16.
 Believing:   `sealed` tensors and facts under a digest.
 Alone:       `lock` one writer in a run directory; `flock` a lock on an open file.
-Downloading: `artefact` what is pinned; `registry` pip fetches it; `cache` keeps it and looks whether it is damaged.
+Downloading: `artefact` what is pinned; `registry` pip fetches it; `cache` keeps it and looks whether it is damaged;
+             `place` says where.
 """

@@ -17,7 +17,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
-import platformdirs
 from filelock import FileLock, Timeout
 
 from sora_ref.errors import SoRAError
@@ -32,12 +31,6 @@ VERIFIED = "verified.json"
 
 Say = Callable[[str], None]
 State = list[int]  # size, time of the last change, inode
-
-
-def cache_dir() -> Path:
-    """Folder of fetched artefacts: ``$SORA_REF_CACHE``, or the user's cache folder on this system."""
-    chosen = os.environ.get("SORA_REF_CACHE")
-    return Path(chosen) if chosen else platformdirs.user_cache_path("sora_ref")
 
 
 def is_complete(artefact: Artefact, cache: Path) -> bool:

@@ -26,7 +26,7 @@ from torch_models import PEERS
 from sora_ref.models import ARCHITECTURES, load_model
 from sora_ref.models.encoder import EncoderConfig
 from sora_ref.run.artefacts import is_cached
-from sora_ref.storage.cache import cache_dir
+from sora_ref.storage.place import cache_dir
 
 Named = Mapping[str, npt.NDArray[Any]]
 FLOAT32_LIMIT = 8 * 1.1e-5

@@ -15,7 +15,7 @@ from sora_ref.models import load_model
 from sora_ref.models.bert import BERT
 from sora_ref.models.encoder import EncoderConfig
 from sora_ref.run.artefacts import is_cached
-from sora_ref.storage.cache import cache_dir
+from sora_ref.storage.place import cache_dir
 
 for library in ("torch", "transformers"):
     pytest.importorskip(library, reason=f"needs {library}: pip install 'sora_ref[oracles]'")

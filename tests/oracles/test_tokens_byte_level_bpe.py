@@ -26,7 +26,7 @@ from tokenizer_folders import (
 from sora_ref.errors import SoRAError
 from sora_ref.run.data import read_hutto
 from sora_ref.run.tokens import load_tokenizer
-from sora_ref.storage.cache import cache_dir
+from sora_ref.storage.place import cache_dir
 
 pytest.importorskip("transformers")
 

@@ -12,7 +12,7 @@ from sora_ref.run.artefacts import ARTEFACTS, is_cached
 from sora_ref.run.data import Example, load_task, read_hutto
 from sora_ref.run.data.hutto import FILES
 from sora_ref.run.data.split import split_by_text
-from sora_ref.storage.cache import cache_dir
+from sora_ref.storage.place import cache_dir
 
 # test, validation and train of thirteen texts under seed 0, as first drawn with NumPy 2.4; a change would move every
 # published number

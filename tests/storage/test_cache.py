@@ -23,8 +23,9 @@ from filelock import FileLock
 from sora_ref.errors import SoRAError
 from sora_ref.storage import cache as module
 from sora_ref.storage.artefact import Artefact
-from sora_ref.storage.cache import cache_dir, is_complete, obtain
+from sora_ref.storage.cache import is_complete, obtain
 from sora_ref.storage.files import file_digest
+from sora_ref.storage.place import cache_dir
 
 FILES = {"config.json": b"{}", "model.safetensors": bytes(range(256)) * 1000}
 FOLDER = "package/model"

@@ -263,7 +263,7 @@ def main() -> None:
     from torch_models import PEERS
 
     from sora_ref.run.artefacts import is_cached
-    from sora_ref.storage.cache import cache_dir
+    from sora_ref.storage.place import cache_dir
 
     VECTORS.mkdir(exist_ok=True)
     make_tiny()

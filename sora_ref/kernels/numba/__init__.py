@@ -1,0 +1,1 @@
+"""Faster forms on NumPy arrays of float32, compiled by Numba; `table` names them."""

@@ -1,0 +1,41 @@
+"""The decorator of every compiled kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from typing import Any, Literal, TypeVar, overload
+
+import numba
+
+from sora_ref.kernels.numba.kept import Kept
+
+F = TypeVar("F", bound=Callable[..., Any])
+Flag = Literal["contract", "reassoc", "nsz", "arcp"]
+
+
+@overload
+def compiled(function: F) -> F: ...
+
+
+@overload
+def compiled(*, fastmath: Set[Flag]) -> Callable[[F], F]: ...
+
+
+def compiled(function: F | None = None, *, fastmath: Set[Flag] = frozenset()) -> F | Callable[[F], F]:
+    """Have Numba compile a function when it is first called with arguments of new types; see `Kept` for the cache.
+
+    It runs without the interpreter's lock, so that it computes in any number of threads at once.  A division by zero
+    gives what IEEE 754 says, as in NumPy, and no error.
+
+    fastmath: what the compiler may do to sums and products, by LLVM's names: "contract" rounds a product and the sum it
+              goes into once, not twice; "reassoc" gives a sum several partial sums, in an order that is fixed once it
+              is compiled.  None of those that give NaN or infinities up.
+    """
+
+    def compile_later(function: F) -> F:
+        made: Any = numba.njit(nogil=True, error_model="numpy", fastmath=set(fastmath))(function)
+        if made is not function:  # as it is with NUMBA_DISABLE_JIT
+            made._cache = Kept(function)
+        return made  # type: ignore[no-any-return]
+
+    return compile_later if function is None else compile_later(function)

@@ -1,0 +1,48 @@
+"""What the decorator of compiled kernels asks of Numba."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+
+from sora_ref.kernels.numba.compiled import compiled
+
+
+def quotient(a: Any, b: Any) -> Any:
+    return a / b
+
+
+def fused(a: Any, b: Any, c: Any) -> Any:
+    return a * b + c
+
+
+def test_a_division_by_zero_is_what_ieee_754_says() -> None:
+    divide: Any = compiled(quotient)
+    assert divide(1.0, 0.0) == math.inf
+    assert divide(-1.0, 0.0) == -math.inf
+    assert math.isnan(divide(0.0, 0.0))
+
+
+def test_a_product_and_a_sum_are_rounded_once_only_where_that_is_allowed() -> None:
+    """(1 + u)(1 − u) − 1 is −u² exactly, and 0 where the product is rounded by itself."""
+    u = 2.0**-27
+    plain: Any = compiled(fused)
+    contracted: Any = compiled(fastmath={"contract"})(fused)
+    assert plain(1 + u, 1 - u, -1.0) == 0
+    assert contracted(1 + u, 1 - u, -1.0) in (0, -(u * u))  # a processor need not have the instruction
+
+
+def test_a_kernel_lets_go_of_the_interpreters_lock() -> None:
+    made: Any = compiled(quotient)
+    assert made.targetoptions["nogil"] is True
+    assert made.targetoptions["fastmath"] == set()
+    assert made(np.float32(1), np.float32(2)) == 0.5
+
+
+def test_where_numba_is_told_not_to_compile_the_function_is_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", True)
+    assert compiled(quotient) is quotient
