@@ -14,7 +14,7 @@ import numpy as np
 from sora_ref.backends import Array
 from sora_ref.gradients import Params
 from sora_ref.kernels.cuda.device import REALS, Device
-from sora_ref.kernels.cuda.step_numbers import StepNumbers, step_numbers
+from sora_ref.kernels.step_numbers import StepNumbers, step_numbers
 from sora_ref.ops import Operations, Update
 from sora_ref.optim import Moments
 
@@ -38,7 +38,7 @@ def update_operations(device: Device) -> Operations:
 
     def update_parameters(updates: Mapping[str, Update], t: int) -> dict[str, tuple[Array, Moments]]:
         """Every parameter and its moments after step t; the specification makes the step that is not in numbers."""
-        given = {name: step_numbers(update, t) for name, update in updates.items()}
+        given = step_numbers(updates, t)
         found = {name: update.step(t) for name, update in updates.items() if given[name] is None}
         numbers = {name: own for name, own in given.items() if own is not None}
         for dtype in REALS:

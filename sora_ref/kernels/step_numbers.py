@@ -1,8 +1,9 @@
-"""An optimiser step in numbers alone, which is how the kernel of all parameters gets to know it."""
+"""An optimiser step in numbers alone, which is how a kernel gets to know it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from sora_ref import gate, prox
@@ -22,7 +23,7 @@ _METRICS: dict[Any, int] = {
 
 
 class StepNumbers(NamedTuple):
-    """One parameter's step; its fields are those of `struct Update` in kernels.cu, and mean the same.
+    """One parameter's step; its fields are those of `struct Update` in cuda/kernels.cu, and mean the same.
 
     adam:          AdamW, else SGD.
     rate:          η/(1 − β₁ᵗ); η for SGD.
@@ -51,21 +52,39 @@ class StepNumbers(NamedTuple):
     after: bool = False
 
 
-def step_numbers(update: Update, t: int) -> StepNumbers | None:
-    """Step t in numbers; None where the rule is made of parts that the kernel lacks, or `Update.step` would refuse."""
+def step_numbers(updates: Mapping[str, Update], t: int) -> dict[str, StepNumbers | None]:
+    """Step t of every parameter in numbers, by name.
+
+    None where the rule is made of parts that the kernels lack, where `Update.step` would refuse, and for SGD with a
+    decay of η·w = 0, which is no step without a decay: it adds 0·θ.
+    Hundreds of parameters have few rules; each is put into numbers once.
+    """
+    made: dict[tuple[Any, ...], StepNumbers | None] = {}
+    found: dict[str, StepNumbers | None] = dict.fromkeys(updates)
+    for name, (theta, grad, (m, v), rule, lr, strength, decay) in updates.items():
+        if theta.shape == grad.shape == m.shape == v.shape and theta.dtype == grad.dtype == m.dtype == v.dtype:
+            key = id(rule), lr, strength, decay, theta.dtype
+            if key not in made:
+                made[key] = _of_rule(updates[name], t)
+            found[name] = made[key]
+    return found
+
+
+def _of_rule(update: Update, t: int) -> StepNumbers | None:
+    """The step in numbers of an update whose arrays have one shape and one dtype."""
     rule, lr, decay, cut, metric, amount = update.rule, update.lr, update.decay, None, None, 0.0
     if isinstance(rule, GateRule):
         cut, metric, rule, decay = rule.threshold, rule.amount, rule.descend, True
         amount = update.strength if metric is gate.constant_xi else lr * update.strength
     known = cut in _THRESHOLDS and metric in _METRICS and (isinstance(rule, AdamW) or _METRICS[metric] == 0)
-    given = (update.theta, update.grad, *update.moments)
-    alike = len({(x.shape, x.dtype) for x in given}) == 1
+    plain = not any(hasattr(number, "dtype") for number in (lr, update.strength))
     finite = 0 <= lr < math.inf and 0 <= update.strength < math.inf
-    if not (known and alike and finite and t >= 1 and amount <= float_info(update.theta).max):
+    if not (known and plain and finite and t >= 1 and amount <= float_info(update.theta).max):
         return None
     shrink = lr * rule.weight_decay if decay else 0.0
     if not isinstance(rule, AdamW):
-        return StepNumbers(False, lr, shrink, _THRESHOLDS[cut], amount, 0)
+        adds_nothing = decay and rule.weight_decay > 0 and shrink == 0
+        return None if adds_nothing else StepNumbers(False, lr, shrink, _THRESHOLDS[cut], amount, 0)
     beta1, beta2 = rule.betas
     correction, raw = 1 - beta2**t, rule.eps_on == "raw"
     return StepNumbers(
