@@ -77,29 +77,29 @@ def _of_rule(update: Update, t: int) -> StepNumbers | None:
         cut, metric, rule, decay = rule.threshold, rule.amount, rule.descend, True
         amount = update.strength if metric is gate.constant_xi else lr * update.strength
     known = cut in _THRESHOLDS and metric in _METRICS and (isinstance(rule, AdamW) or _METRICS[metric] == 0)
-    plain = not any(hasattr(number, "dtype") for number in (lr, update.strength))
+    plain = type(lr) in (int, float) and type(update.strength) in (int, float)  # no NumPy scalar, which would promote
     finite = 0 <= lr < math.inf and 0 <= update.strength < math.inf
     if not (known and plain and finite and t >= 1 and amount <= float_info(update.theta).max):
         return None
-    shrink = lr * rule.weight_decay if decay else 0.0
+    shrink = lr * float(rule.weight_decay) if decay else 0.0
     if not isinstance(rule, AdamW):
         adds_nothing = decay and rule.weight_decay > 0 and shrink == 0
-        return None if adds_nothing else StepNumbers(False, lr, shrink, _THRESHOLDS[cut], amount, 0)
-    beta1, beta2 = rule.betas
+        return None if adds_nothing else StepNumbers(False, float(lr), shrink, _THRESHOLDS[cut], float(amount), 0)
+    beta1, beta2 = map(float, rule.betas)
     correction, raw = 1 - beta2**t, rule.eps_on == "raw"
     return StepNumbers(
         adam=True,
         rate=lr / (1 - beta1**t),
         shrink=shrink,
         threshold=_THRESHOLDS[cut],
-        amount=amount,
+        amount=float(amount),
         metric=_METRICS[metric],
         beta1=beta1,
         one_minus_beta1=1 - beta1,
         beta2=beta2,
         one_minus_beta2=1 - beta2,
         correction=correction**0.5 if raw else correction,
-        eps=rule.eps,
+        eps=float(rule.eps),
         raw=raw,
         after=rule.decays == "after",
     )

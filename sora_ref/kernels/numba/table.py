@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from sora_ref.kernels import Kernels
+from sora_ref.kernels.numba.clip import clip_by_global_norm
+from sora_ref.kernels.numba.update import update_parameters
 from sora_ref.kernels.numpy.table import KERNELS as NUMPY
 
 KERNELS = Kernels(
-    training={**NUMPY.training},
+    training={
+        **NUMPY.training,
+        "clip_by_global_norm": clip_by_global_norm,
+        "update_parameters": update_parameters,
+    },
     evaluation={**NUMPY.evaluation},
     fold=NUMPY.fold,
 )

@@ -11,8 +11,9 @@ import pytest
 from emulated import MISSING, make_device
 from hypothesis import given
 from hypothesis import strategies as st
+from update_inputs import RULES, SHAPES, make_update
 
-from sora_ref import ADAMW_XI, GATE_RULES, PAPER, RELEASED, SGD, SPEC, AdamW, GateRule, SoRAError
+from sora_ref import ADAMW_XI, RELEASED, SGD, SPEC, AdamW, GateRule, SoRAError
 from sora_ref.bounds import gamma
 from sora_ref.gate import ADAMW_METRIC, ADAMW_METRIC_LITERAL
 from sora_ref.kernels.cuda.update import GRADIENT, UPDATE, update_operations
@@ -25,21 +26,8 @@ Floats = npt.NDArray[Any]
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 DEVICE = make_device()
 UPDATES = update_operations(DEVICE)
-RULES = [
-    *GATE_RULES.values(),
-    RELEASED.replace(descend=AdamW(eps_on="raw", decays="after", weight_decay=0.3)),
-    PAPER.replace(descend=SGD(weight_decay=0.2)),
-    AdamW(),
-    AdamW((0.8, 0.9), eps=1e-3, weight_decay=0.1),
-    AdamW(weight_decay=0.1, decays="after"),
-    AdamW(weight_decay=0.1, eps_on="raw"),
-    AdamW(eps=0.0),
-    SGD(),
-    SGD(weight_decay=0.5),
-]
 dtypes = st.sampled_from(["float32", "float64"])
 seeds = st.integers(0, 2**32 - 1)
-shapes = st.sampled_from([(), (0,), (1,), (7,), (8,), (16,), (17,), (5, 9), (40,), (3, 0)])
 steps = st.sampled_from([1, 2, 1000])
 
 
@@ -47,16 +35,6 @@ def same_bits(a: Any, b: Any) -> bool:
     """Same shape, dtype and bits; any NaN is as good as another, and so is either zero: clip may keep a −0."""
     x, y = np.asarray(a), np.asarray(b)
     return x.shape == y.shape and x.dtype == y.dtype and bool(np.array_equal(x, y, equal_nan=True))
-
-
-def make_update(rng: np.random.Generator, rule: Any, shape: tuple[int, ...], dtype: str, **changes: Any) -> Update:
-    def normal() -> Floats:
-        return np.asarray(rng.standard_normal(shape), dtype)
-
-    update = Update(normal(), normal(), Moments(normal(), normal() ** 2), rule, 1e-2, decay=bool(rng.integers(2)))
-    if isinstance(rule, GateRule):
-        update = update._replace(strength=float(rng.choice([0.0, 0.3, 2.0])), decay=False)
-    return update._replace(**changes)
 
 
 def check(updates: dict[str, Update], t: int) -> None:
@@ -75,7 +53,7 @@ def check(updates: dict[str, Update], t: int) -> None:
 
 
 @pytest.mark.exact("SORA-STEP-6", "SORA-STEP-7")
-@given(seeds, dtypes, st.lists(st.tuples(st.sampled_from(RULES), shapes), max_size=6), steps)
+@given(seeds, dtypes, st.lists(st.tuples(st.sampled_from(RULES), SHAPES), max_size=6), steps)
 def test_step_of_all_parameters_is_the_specifications_bit_for_bit(
     seed: int, dtype: str, kinds: list[tuple[Any, tuple[int, ...]]], t: int
 ) -> None:
@@ -161,7 +139,7 @@ def test_what_the_specification_refuses_is_refused(change: dict[str, Any], sente
 
 
 @pytest.mark.exact("SORA-STEP-2")
-@given(seeds, dtypes, st.lists(shapes, min_size=1, max_size=4), st.integers(1, 4), st.sampled_from([1, 3, 32]))
+@given(seeds, dtypes, st.lists(SHAPES, min_size=1, max_size=4), st.integers(1, 4), st.sampled_from([1, 3, 32]))
 def test_mean_over_microbatches_is_the_specifications_bit_for_bit(
     seed: int, dtype: str, kinds: list[tuple[int, ...]], microbatches: int, examples: int
 ) -> None:
@@ -184,7 +162,7 @@ def test_microbatches_that_do_not_fit_are_refused() -> None:
 
 
 @pytest.mark.bounded("SORA-STEP-4")
-@given(seeds, dtypes, st.lists(shapes, min_size=1, max_size=5), st.sampled_from([0.1, 1e6]), st.sampled_from([0, 1e-6]))
+@given(seeds, dtypes, st.lists(SHAPES, min_size=1, max_size=5), st.sampled_from([0.1, 1e6]), st.sampled_from([0, 1e-6]))
 def test_clipping_is_the_specifications_up_to_the_order_of_a_sum(
     seed: int, dtype: str, kinds: list[tuple[int, ...]], limit: float, eps: float
 ) -> None:
