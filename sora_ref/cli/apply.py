@@ -28,6 +28,7 @@ def evaluate(
     stage: int | None,
     backend: str | None,
     dtype: str | None,
+    kernels: str | None,
     as_json: bool,
     quiet: bool,
     **table: Any,
@@ -41,7 +42,7 @@ def evaluate(
     given = _given(table)
     if given is not None and split is not None:
         raise click.UsageError("expected either --split or --input")
-    loaded = options.load(run, stage, backend, dtype, quiet)
+    loaded = options.load(run, stage, quiet, backend=backend, dtype=dtype, kernels=kernels)
     config, labels = loaded.setup.config, loaded.setup.labels
     if given is None:
         task = read_task(config, say(quiet), labels=labels, split=split)
@@ -71,6 +72,7 @@ def predict(
     stage: int | None,
     backend: str | None,
     dtype: str | None,
+    kernels: str | None,
     as_json: bool,
     quiet: bool,
     **table: Any,
@@ -92,7 +94,7 @@ def predict(
         raise click.UsageError("expected either TEXTS or --input")
     if out is not None:
         require_new(out)
-    loaded = options.load(run, stage, backend, dtype, quiet)
+    loaded = options.load(run, stage, quiet, backend=backend, dtype=dtype, kernels=kernels)
     config = loaded.setup.config
     if given is not None:
         examples = examples_of_table(config, given, skipped)

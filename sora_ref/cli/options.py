@@ -12,9 +12,12 @@ from sora_ref.cli.terminal import say
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+KERNELS = click.Choice(["backend", "numba", "numpy", "cuda", "reference"])
+
 
 def work(function: F) -> F:
-    """Backend and dtype, for commands that load a trained model."""
+    """Backend, dtype and kernels, for commands that apply a trained model."""
+    function = click.option("--kernels", type=KERNELS, help="By default those that it was trained with.")(function)
     function = click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Dtype of the work.")(function)
     return click.option("--backend", help="numpy, or cupy on a GPU.")(function)
 
@@ -68,9 +71,9 @@ def _all(options: Sequence[Callable[[F], F]], function: F) -> F:
     return function
 
 
-def load(run: Path, stage: int | None, backend: str | None, dtype: str | None, quiet: bool) -> Any:
-    """The trained model of a run, a `trained.Loaded`."""
+def load(run: Path, stage: int | None, quiet: bool, **work: str | None) -> Any:
+    """The trained model of a run, a `trained.Loaded`; what is given of `work` overrules the run's configuration."""
     from sora_ref.run.trained import load_trained
 
-    overrides = {key: value for key, value in (("backend", backend), ("dtype", dtype)) if value is not None}
+    overrides = {key: value for key, value in work.items() if value is not None}
     return load_trained(run, stage=stage, overrides=overrides, say=say(quiet))

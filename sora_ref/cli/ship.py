@@ -30,7 +30,7 @@ def prune(run: Path, out: Path, stage: int | None, as_json: bool, quiet: bool) -
     """Drop every component whose gate is exactly zero; the result is a folder every command accepts."""
     from sora_ref.run.ship import write_pruned
 
-    loaded = options.load(run, stage, None, None, quiet)
+    loaded = options.load(run, stage, quiet)
     ranks = write_pruned(loaded, out)
     before = sum(adapter.rank for adapter in loaded.setup.adapters(loaded.params).values())
     lines = [f"{out}: {sum(ranks.values())} of {before} components kept"]
@@ -50,7 +50,7 @@ def merge(
     """Merge the adapters into the base weights; the result is a Hugging Face folder without adapters."""
     from sora_ref.run.ship import write_merged
 
-    loaded = options.load(run, stage, None, None, quiet)
+    loaded = options.load(run, stage, quiet)
     bounds = write_merged(loaded, out, dtype=dtype, licence=licence)
     lines = [f"{out}: {len(bounds)} modules merged", *_rounding_lines(bounds, dtype, "a merged weight")]
     facts = {"out": str(out), "modules": len(bounds), "rounding": bounds}
@@ -92,7 +92,7 @@ def export(
     """Write a PEFT LoRA adapter, read it back and compare."""
     from sora_ref.run.ship import write_peft
 
-    loaded = options.load(run, stage, None, None, quiet)
+    loaded = options.load(run, stage, quiet)
     report = write_peft(loaded, out, layout, base_model, without_head=without_head, dtype=dtype, licence=licence)
     same = report.comparison
     lines = [

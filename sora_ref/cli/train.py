@@ -65,9 +65,9 @@ KEYS = {
 )
 @click.option(
     "--kernels",
-    type=click.Choice(["backend", "reference"]),
+    type=options.KERNELS,
     show_default="backend",
-    help="Faster operations, or the specification's.",
+    help="Which operations; backend: the fastest there are, reference: the specification's own.",
 )
 @click.option(
     "--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16"]), help="Of float32 matrix products, on a GPU."

@@ -1,8 +1,9 @@
-"""Faster forms of operations, in sets: `numpy` for arrays of NumPy, `cuda` for those of CuPy.
+"""Faster forms of operations, in sets: `numba` and `numpy` for arrays of NumPy, `cuda` for those of CuPy.
 
 A set is a folder of this one whose module `table` holds a `Kernels` record, KERNELS.  A backend may have several: its
-line in the table here names them, the first by default.  The set "reference", which replaces nothing, is every
-backend's.  A set is imported when it is asked for, so that a library loads only where it is used.
+line in the table here names them, the fastest first.  The set "reference", which replaces nothing, is every backend's.
+A set is imported when it is asked for, so that a library loads only where it is used; a set whose library is missing is
+passed over, unless it is asked for by its name.
 
 Each form has the signature of the field of `ModelOps` that it replaces, which mypy checks, and a differential test
 against the specification's function in tests/kernels.
@@ -41,6 +42,8 @@ class Fold(Protocol):
 class Kernels:
     """A set of faster forms for the arrays of one backend.
 
+    name:       the set's.
+    libraries:  the distributions whose versions its results depend on, beside those that are always there.
     training:   the forms, by the field of `ModelOps` they replace.
     evaluation: the forms that replace those where no backward follows; they keep nothing for it.
     fold:       see `Fold`; None where the set has no folded linear map.
@@ -48,6 +51,8 @@ class Kernels:
                 arrays that never change.
     """
 
+    name: str = "reference"
+    libraries: tuple[str, ...] = ()
     training: ModelOperations = field(default_factory=ModelOperations)
     evaluation: ModelOperations = field(default_factory=ModelOperations)
     fold: Fold | None = None
@@ -56,20 +61,42 @@ class Kernels:
 
 REFERENCE = Kernels()  # the specification's own operations
 
-_SETS: Mapping[str, tuple[str, ...]] = {"numpy": ("numpy",), "cupy": ("cuda",)}  # by backend
+_SETS: Mapping[str, tuple[str, ...]] = {"numpy": ("numba", "numpy"), "cupy": ("cuda",)}  # by backend
+_LIBRARIES = {"numba": "numba"}  # what a set needs that may be missing although its backend is there
 
 
 def names(backend: str) -> tuple[str, ...]:
-    """The sets that the backend of this name has; the first is the one it takes by default."""
+    """The sets that the backend of this name has, the fastest first, whether their libraries are installed or not."""
     return (*_SETS.get(backend, ()), "reference")
 
 
 def get(backend: str, name: str | None = None) -> Kernels:
-    """The set of this name for the backend of that name, by default its first; ValueError where it has no such set."""
-    name = names(backend)[0] if name is None else name
+    """The set of this name for the backend of that name; by default the fastest whose library can be loaded.
+
+    Raises ValueError where the backend has no such set, ImportError where its library cannot be loaded.
+    """
+    if name is None:
+        return _load(next(name for name in names(backend) if _fault(name) is None))
     if name not in names(backend):
         raise ValueError(f"backend {backend!r} has no kernels {name!r}: expected one of {', '.join(names(backend))}")
+    if (fault := _fault(name)) is not None:
+        raise ImportError(f"kernels {name!r} need {_LIBRARIES[name]}, which cannot be loaded ({fault})")
+    return _load(name)
+
+
+def _load(name: str) -> Kernels:
     if name == "reference":
         return REFERENCE
     found: Kernels = importlib.import_module(f"{__name__}.{name}.table").KERNELS
     return found
+
+
+def _fault(name: str) -> str | None:
+    """Load the library that this set needs; why it cannot be loaded, None where it can be or the set needs none."""
+    if name not in _LIBRARIES:
+        return None
+    try:
+        importlib.import_module(_LIBRARIES[name])
+    except Exception as error:  # beside a NumPy or Python that is too new for it, a library may raise anything
+        return " ".join(str(error).split()) or type(error).__name__
+    return None

@@ -178,6 +178,7 @@ class ScheduleSection(Section, frozen=True):
 class Config(Section, frozen=True):
     """Everything that decides a run's numbers; and `workers`, threads that do not (0: one per core).
 
+    kernels: the set of operations; "backend" is the fastest that can be loaded, see `sora_ref.kernels`.
     method: one of `sora_ref.methods.METHODS`; [adapter] is of those that adapt modules, [gate] of SoRA.
     precision: of the float32 matrix products, where a GPU offers others than fp32.
     """
@@ -186,7 +187,7 @@ class Config(Section, frozen=True):
     workers: Annotated[int, Meta(ge=0, le=1024)] = 0
     backend: str = "numpy"
     dtype: Literal["float32", "float64"] = "float32"
-    kernels: Literal["backend", "reference"] = "backend"
+    kernels: Literal["backend", "numba", "numpy", "cuda", "reference"] = "backend"
     precision: Literal["fp32", "tf32", "bf16", "fp16"] | None = None
     method: str = "sora"
     model: ModelSection = ModelSection()

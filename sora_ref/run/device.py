@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from sora_ref import backends
+from sora_ref import backends, kernels
 from sora_ref.backends import Array, Backend
 from sora_ref.errors import SoRAError, shown
 from sora_ref.kernels import Kernels
@@ -52,6 +52,19 @@ def get_backend(name: str) -> Backend:
         raise SoRAError(f"backend {shown(name)}: {error}") from error
 
 
+def get_kernels(config: Config, backend: Backend) -> Kernels:
+    """The set of kernels that the configuration asks for, or one sentence on why there is none."""
+    try:
+        return kernels.get(backend.name, None if config.kernels == "backend" else config.kernels)
+    except ValueError as error:
+        raise SoRAError(str(error)) from error
+    except ImportError as error:
+        raise SoRAError(
+            f"{error}: expected an installation with it (pip install 'sora_ref[fast]'), or other kernels (--kernels "
+            "numpy)"
+        ) from error
+
+
 def operations(config: Config, faster: Kernels, frozen: Mapping[str, Array]) -> ModelOps:
     """The specification's operations, replaced by the forms of `faster` in the configuration's precision.
 
@@ -63,7 +76,7 @@ def operations(config: Config, faster: Kernels, frozen: Mapping[str, Array]) -> 
     require(config.dtype == "float32", f"precision {precision} is one of float32 products: expected dtype float32")
     if precision == "fp32":
         return ops
-    require(config.kernels == "backend", f"precision {precision} comes with the backend's kernels: expected those")
+    require(faster.name != "reference", f"precision {precision} comes with the backend's kernels: expected those")
     offered = ", ".join(["fp32", *faster.precisions])
     require(
         precision in faster.precisions, f"backend {config.backend!r} has no precision {precision}: expected {offered}"

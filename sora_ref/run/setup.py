@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sora_ref import SoRA, kernels
+from sora_ref import SoRA
 from sora_ref.backends import Array, Backend
 from sora_ref.kernels import Kernels
 from sora_ref.methods import METHODS, Added, Method
@@ -19,7 +20,7 @@ from sora_ref.preconditions import require
 from sora_ref.run.base_model import model_folder
 from sora_ref.run.config import Config
 from sora_ref.run.data import Labels
-from sora_ref.run.device import Work, get_backend, operations, work_of
+from sora_ref.run.device import Work, get_backend, get_kernels, operations, work_of
 from sora_ref.run.say import Say
 from sora_ref.run.tokens import load_tokenizer
 from sora_ref.run.workers import ParallelMap
@@ -36,8 +37,6 @@ class Setup:
 
     frozen: the base model's parameters, and what the method adds and does not train.  scales: s of each adapted module.
     new_head_names: names of head parameters that the checkpoint lacks, which are therefore trained.
-    kernels: the faster forms that the configuration asks for.
-    ops, forward_ops: the operations of training, and those of an evaluation, which keep nothing for a backward.
     """
 
     config: Config
@@ -48,15 +47,30 @@ class Setup:
     scales: Mapping[str, float]
     new_head_names: tuple[str, ...]
     backend: Backend
-    kernels: Kernels
-    ops: ModelOps
-    forward_ops: ModelOps
     tokenizer: Tokenizer
 
     @property
     def method(self) -> Method:
         """The way of fine-tuning."""
         return METHODS[self.config.method]
+
+    @cached_property
+    def kernels(self) -> Kernels:
+        """The faster forms that the configuration asks for; loaded where something is computed, and not before.
+
+        Raises SoRAError where they cannot be had.
+        """
+        return get_kernels(self.config, self.backend)
+
+    @cached_property
+    def ops(self) -> ModelOps:
+        """The operations of training; SoRAError where the configuration's precision cannot be had."""
+        return operations(self.config, self.kernels, self.frozen)
+
+    @cached_property
+    def forward_ops(self) -> ModelOps:
+        """The operations of an evaluation, which keep nothing for a backward."""
+        return self.ops.replace(**self.kernels.evaluation)
 
     @property
     def work(self) -> Work:
@@ -103,8 +117,6 @@ def make_setup(config: Config, labels: Labels, say: Say | None = None) -> Setup:
     frozen = {name: backend.from_host(array) for name, array in weights.items()}
     for added in added_by_method(config, model, modules):
         frozen |= {name: backend.from_host(array) for name, array in added.frozen.items()}
-    faster = kernels.get(backend.name, None if config.kernels == "backend" else config.kernels)
-    ops = operations(config, faster, frozen)
     return Setup(
         config=config,
         folder=folder,
@@ -114,9 +126,6 @@ def make_setup(config: Config, labels: Labels, say: Say | None = None) -> Setup:
         scales=dict.fromkeys(modules, config.branch().scale),
         new_head_names=tuple(name for name in model.head_record.names if name not in weights),
         backend=backend,
-        kernels=faster,
-        ops=ops,
-        forward_ops=ops.replace(**faster.evaluation),
         tokenizer=load_tokenizer(folder, config.model.max_length, say, token_types=sizes.token_types),
     )
 

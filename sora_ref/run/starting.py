@@ -31,7 +31,7 @@ def begin(run: Run, now: Mapping[str, Input]) -> tuple[TrainState, Position]:
     clear_outset(run.out)
     write_json(
         run.out / "versions.json",
-        versions() | {"base_sha256": run.base, "data": run.task.source, "notes": list(run.task.notes)},
+        versions(run.setup.kernels) | {"base_sha256": run.base, "data": run.task.source, "notes": list(run.task.notes)},
     )
     write_inputs(run.out, Inputs(dict(now)))
     write_text(run.out / "config.toml", dump_config(run.config))
@@ -62,7 +62,7 @@ def resume_point(
     same = accept or accepted or trained.base == run.base
     require(same, f"{run.setup.folder}: its weights are not those the run began with")
     _require_same_model(run, found[-1], trained)
-    for line in changed(run.out / "versions.json"):
+    for line in changed(run.out / "versions.json", run.setup.kernels):
         say(f"warning: {line}; the resumed run may differ in its last bits")
     cut_logs(run.out, trained.position.step)
     ckpt.drop_old(run.out)

@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec.structs import replace as replace_fields
 
+from sora_ref import kernels
 from sora_ref.errors import SoRAError, printable
 from sora_ref.preconditions import require
 from sora_ref.run.base_model import base_digest
@@ -66,14 +67,16 @@ def load_trained(
 ) -> Loaded:
     """The trained model at `path` (see `find_checkpoint`), its scales as they were stored.
 
-    overrides: of the configuration; only backend and dtype make sense.  The precision of training goes with them: under
-    others the work has that of its dtype.
+    overrides: of the configuration; only backend, dtype and kernels make sense.  The precision of training goes with
+    them: under others the work has that of its dtype.  Kernels that the backend has not got give way to its fastest.
     Raises SoRAError where the base model's weights, configuration or tokeniser are not those it was trained on, or the
     tensors are not for it.
     """
     config_file, file = find_checkpoint(path, stage)
     changes = {"precision": None, **overrides} if overrides else {}
     config = _relocated(load_config(config_file, changes), config_file.parent)
+    if "backend" in changes and "kernels" not in changes and config.kernels not in kernels.names(config.backend):
+        config = replace_fields(config, kernels="backend")
     trained = read_checkpoint(file)
     made = make_setup(config, trained.labels, say)
     same = made.scales.keys() == trained.scales.keys()

@@ -13,7 +13,7 @@ from msgspec.structs import replace as replace_fields
 from sora_ref import sora_linear_forward
 from sora_ref.backends import Array
 from sora_ref.bounds import linear_bound
-from sora_ref.models import MODEL_SPEC, classifier_forward
+from sora_ref.models import classifier_forward
 from sora_ref.run.evaluate import predict_logits
 from sora_ref.run.setup import Params, Setup
 from sora_ref.run.ship import merged_params, pruned_params
@@ -104,8 +104,8 @@ def in_float64(setup: Setup, params: Params) -> tuple[Setup, dict[str, Array]]:
     def wide(arrays: Mapping[str, Array]) -> dict[str, Array]:
         return {name: array_namespace(x).astype(x, array_namespace(x).float64) for name, x in arrays.items()}
 
-    config = replace_fields(setup.config, dtype="float64")
-    spec = replace(setup, config=config, frozen=wide(setup.frozen), ops=MODEL_SPEC, forward_ops=MODEL_SPEC)
+    config = replace_fields(setup.config, dtype="float64", kernels="reference", precision=None)
+    spec = replace(setup, config=config, frozen=wide(setup.frozen))
     return spec, wide(params)
 
 

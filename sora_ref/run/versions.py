@@ -12,10 +12,13 @@ from threadpoolctl import threadpool_info
 
 from sora_ref import SPEC_VERSION, __version__
 from sora_ref.errors import SoRAError, brief, shown
+from sora_ref.kernels import Kernels
 from sora_ref.storage.documents import read_json
 
+_LIBRARIES = ("numpy", "tokenizers", "safetensors", "array-api-compat")
 
-def versions() -> dict[str, str]:
+
+def versions(kernels: Kernels) -> dict[str, str]:
     """Names and versions, as strings; not BLAS's threads, of which the work has one whatever is set."""
     blas = [
         " ".join(str(pool.get(fact, "")) for fact in ("internal_api", "version", "architecture"))
@@ -28,17 +31,22 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "machine": f"{sys.platform} {platform.machine()}",
         "blas (name, version, core type)": "; ".join(sorted(blas)),
-        **{name: version(name) for name in ("numpy", "tokenizers", "safetensors", "array-api-compat")},
+        "kernels": kernels.name,
+        **{name: version(name) for name in (*_LIBRARIES, *kernels.libraries)},
     }
 
 
-def changed(path: Path) -> list[str]:
+def changed(path: Path, kernels: Kernels) -> list[str]:
     """A sentence for each entry of a run's versions.json that is another now."""
     try:
         before = read_json(path, dict[str, Any], "the versions of a run")
     except SoRAError:
         return [f"{path} cannot be read, so versions cannot be compared"]
-    now = versions()
+    # A run from before there were compiled ones says nothing of its kernels.
+    before.setdefault("kernels", "numpy" if kernels.name == "numba" else kernels.name)
+    now = versions(kernels)
+    if before["kernels"] != kernels.name:
+        now = {name: value for name, value in now.items() if name not in kernels.libraries}  # it had no use for them
     return [
         f"{name} was {_was(before.get(name))} and is {value}"
         for name, value in now.items()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import subprocess
 import sys
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any, get_type_hints
 
 import pytest
 from emulated import make_device
+from numba_here import MISSING
 
 from sora_ref import backends, kernels
 from sora_ref.backends import Array
@@ -22,23 +25,59 @@ from sora_ref.models import MODEL_SPEC
 from sora_ref.models.ops import ActivationForward, LayerNormForward, ModelOperations, ModelOps
 from sora_ref.ops import LinearBackward, Operations, Ops
 
+COMPILED = {} if MISSING else {"numba": kernels.get("numpy", "numba")}
 SETS: Mapping[str, ModelOperations] = {
     "numpy": KERNELS.training,
     "numpy, of an evaluation": KERNELS.evaluation,
     "cuda": all_operations(make_device()),
+    **{name: found.training for name, found in COMPILED.items()},
+    **{f"{name}, of an evaluation": found.evaluation for name, found in COMPILED.items()},
 }
 
 
 def test_every_backend_has_the_reference_and_takes_its_fastest_set_by_default() -> None:
     assert {backend: kernels.names(backend) for backend in backends.names()} == {
-        "numpy": ("numpy", "reference"),
+        "numpy": ("numba", "numpy", "reference"),
         "cupy": ("cuda", "reference"),
         "strict": ("reference",),
         "exact": ("reference",),
     }
-    assert kernels.get("numpy") is kernels.get("numpy", "numpy") is KERNELS
+    assert kernels.get("numpy", "numpy") is KERNELS
     assert kernels.get("numpy", "reference") is kernels.get("strict") is REFERENCE
     assert MODEL_SPEC.replace(**REFERENCE.training) == MODEL_SPEC
+
+
+@pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+def test_the_compiled_set_is_the_default_and_is_what_it_does_not_replace_of_numpys() -> None:
+    compiled = kernels.get("numpy")
+    assert compiled is kernels.get("numpy", "numba")
+    assert compiled.libraries == ("numba", "llvmlite")
+    assert compiled.training.keys() >= KERNELS.training.keys()
+    assert compiled.evaluation.keys() >= KERNELS.evaluation.keys()
+
+
+def test_every_set_says_its_name() -> None:
+    sets = {name for backend in ("numpy", "strict") for name in kernels.names(backend)} - {"numba"}
+    assert {name: kernels.get("numpy", name).name for name in sets} == {name: name for name in sets}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [ImportError("Numba needs NumPy 2.5 or less.\nGot NumPy 2.6."), OSError("no libllvmlite.so"), AttributeError()],
+)
+def test_where_numba_cannot_be_loaded_numpys_forms_are_the_default(
+    monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    def refuse(name: str) -> Any:
+        if name == "numba":
+            raise fault
+        return importlib.import_module(name)
+
+    monkeypatch.setattr(kernels, "importlib", SimpleNamespace(import_module=refuse))
+    assert kernels.get("numpy") is KERNELS
+    said = " ".join(str(fault).split()) or "AttributeError"
+    with pytest.raises(ImportError, match=rf"^kernels 'numba' need numba, which cannot be loaded \({said}\)$"):
+        kernels.get("numpy", "numba")
 
 
 def test_a_set_that_a_backend_has_not_got_is_one_sentence() -> None:
@@ -50,7 +89,7 @@ def test_the_table_loads_no_set_before_it_is_asked_for() -> None:
     code = (
         "import sys; from sora_ref import kernels; kernels.names('cupy'); "
         "assert not any(name.startswith('sora_ref.kernels.') for name in sys.modules); "
-        "kernels.get('numpy'); assert 'sora_ref.kernels.cuda' not in sys.modules"
+        "kernels.get('numpy', 'numpy'); assert {'sora_ref.kernels.cuda', 'numba'}.isdisjoint(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

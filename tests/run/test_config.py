@@ -47,7 +47,7 @@ KEYS = (
             "seed": st.integers(0, 2**62),
             "backend": WORDS,
             "dtype": st.sampled_from(["float32", "float64"]),
-            "kernels": st.sampled_from(["backend", "reference"]),
+            "kernels": st.sampled_from(["backend", "numba", "numpy", "reference"]),
             "model.path": WORDS,
             "model.head": st.sampled_from(["cls", "mean"]),
             "model.max_length": st.integers(1, 999),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,13 +17,19 @@ import pytest
 from tiny_bert import make_case
 from tiny_run import last, make_config, make_keys, run_once
 
+from sora_ref.errors import SoRAError
+from sora_ref.kernels import REFERENCE, Kernels
 from sora_ref.kernels.numpy import folded as folding
 from sora_ref.kernels.numpy.table import KERNELS as SET
 from sora_ref.models import MODEL_SPEC, classifier_forward, classifier_logits
 from sora_ref.models.bert import BERT
 from sora_ref.run.data import Labels
 from sora_ref.run.initial import initial_params
+from sora_ref.run.inspect import inspect_path
 from sora_ref.run.setup import Setup, make_setup
+from sora_ref.run.ship import write_merged, write_peft, write_pruned
+from sora_ref.run.trained import load_trained
+from sora_ref.run.versions import changed, versions
 from sora_ref.run.workers import keep_freed_memory, worker_pool
 
 KERNELS: dict[str, Any] = dict(SET.training)
@@ -60,6 +68,62 @@ def test_a_run_on_reference_kernels_never_calls_the_others(
     run_once(tmp_path / "run", keys, kernels="reference", train__epochs=1)
     with pytest.raises(AssertionError, match="the backend's kernel"):
         run_once(tmp_path / "other", keys, train__epochs=1, adapter__dropout=0.0)
+
+
+def test_a_set_whose_library_is_missing_is_one_sentence_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sora_ref.kernels._fault", lambda name: "No such module" if name == "numba" else None)
+    keys = make_keys(tmp_path)
+    assert setup_of(keys, kernels="backend").kernels is SET
+    with pytest.raises(
+        SoRAError,
+        match=r"^kernels 'numba' need numba, which cannot be loaded \(No such module\): expected an installation with "
+        r"it \(pip install 'sora_ref\[fast\]'\), or other kernels \(--kernels numpy\)$",
+    ):
+        _ = setup_of(keys, kernels="numba").ops
+    with pytest.raises(SoRAError, match=r"^backend 'numpy' has no kernels 'cuda': expected one of numba, numpy, ref"):
+        _ = setup_of(keys, kernels="cuda").ops
+
+
+def test_a_trained_model_is_written_in_other_forms_without_any_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_once(tmp_path / "run", make_keys(tmp_path), train__max_steps=1)
+    monkeypatch.setattr("sora_ref.kernels.get", lambda *_: pytest.fail("kernels are loaded"))
+    loaded = load_trained(tmp_path / "run")
+    write_pruned(loaded, tmp_path / "pruned")
+    write_merged(loaded, tmp_path / "merged")
+    write_peft(loaded, tmp_path / "peft", "compact")
+    inspect_path(tmp_path / "run")
+
+
+def test_kernels_that_another_backend_has_not_got_give_way_to_its_own(tmp_path: Path) -> None:
+    run_once(tmp_path / "run", make_keys(tmp_path), train__max_steps=1)
+    for overrides, name in (
+        ({}, "numpy"),
+        ({"backend": "strict"}, "reference"),
+        ({"kernels": "reference"}, "reference"),
+    ):
+        assert load_trained(tmp_path / "run", overrides=overrides).setup.kernels.name == name
+
+
+def test_versions_name_the_kernels_and_their_library_and_a_change_of_them_is_one_line(tmp_path: Path) -> None:
+    run_once(tmp_path / "run", make_keys(tmp_path), train__max_steps=1)
+    path = tmp_path / "run" / "versions.json"
+    stored = json.loads(path.read_text())
+    assert stored["kernels"] == "numpy"
+    compiled = Kernels(name="numba", libraries=("click",))  # any library will do
+    assert changed(path, SET) == []
+    assert changed(path, compiled) == ["kernels was numpy and is numba"]
+    assert versions(compiled)["click"] == version("click")
+    path.write_text(json.dumps(versions(compiled) | {"click": "0.1"}))
+    assert changed(path, compiled) == [f"click was 0.1 and is {version('click')}"]
+    assert changed(path, SET) == ["kernels was numba and is numpy"]
+    del stored["kernels"]  # as of a run from before there were compiled ones
+    path.write_text(json.dumps(stored))
+    assert changed(path, SET) == changed(path, REFERENCE) == []
+    assert changed(path, compiled) == ["kernels was numpy and is numba"]
 
 
 @pytest.mark.exact

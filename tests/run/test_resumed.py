@@ -11,6 +11,8 @@ from stopping import Keys, Killed, kill, stop, stopped
 from tiny_run import SCHEDULE, copy_run, last, lines, make_keys, outcome, run_once, tree
 
 from sora_ref.errors import SoRAError
+from sora_ref.kernels import REFERENCE
+from sora_ref.kernels.numpy.table import KERNELS
 from sora_ref.run.checkpoint import checkpoints, read_checkpoint
 from sora_ref.run.versions import changed, versions
 
@@ -71,7 +73,7 @@ def test_resume_says_where_from_and_warns_of_versions_that_changed(keys: Keys, t
     path = run / "versions.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"numpy": "0.1", "machine": "abacus"}))
     run_once(run, keys, resume=True, say=said.append)
-    now = versions()
+    now = versions(KERNELS)
     assert said == [
         f"warning: machine was abacus and is {now['machine']}; the resumed run may differ in its last bits",
         f"warning: numpy was 0.1 and is {now['numpy']}; the resumed run may differ in its last bits",
@@ -83,10 +85,10 @@ def test_resume_says_where_from_and_warns_of_versions_that_changed(keys: Keys, t
 def test_versions_that_cannot_be_compared_are_a_warning(tmp_path: Path, text: str) -> None:
     path = tmp_path / "versions.json"
     path.write_text(text)
-    (line,) = changed(path)
+    (line,) = changed(path, REFERENCE)
     assert line == f"{path} cannot be read, so versions cannot be compared"
     path.unlink()
-    assert changed(path) == [line]
+    assert changed(path, REFERENCE) == [line]
 
 
 def test_damaged_checkpoint_is_refused_with_the_one_before_it_from_which_the_run_ends_the_same(

@@ -35,6 +35,7 @@ from tiny_run import (
 
 from sora_ref import GATE_RULES
 from sora_ref.errors import SoRAError
+from sora_ref.kernels.numpy.table import KERNELS
 from sora_ref.models.bert import BERT
 from sora_ref.run import training as module
 from sora_ref.run.config import load_config
@@ -104,7 +105,7 @@ def test_run_directory_holds_configuration_versions_logs_checkpoints_and_summary
     ]
     assert load_config(finished / "config.toml", {}) == make_config(keys)
     stored = json.loads((finished / "versions.json").read_text())
-    assert versions().items() <= stored.items()
+    assert versions(KERNELS).items() <= stored.items()
     assert len(stored["base_sha256"]) == 64
     assert last(finished).position.step == last(finished).t == STEPS
     assert set(last(finished).scales.values()) == {6.0 / RANK}

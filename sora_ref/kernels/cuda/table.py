@@ -43,6 +43,7 @@ def _of_precision(name: str) -> Callable[[Iterable[Array]], ModelOperations]:
 
 
 KERNELS = Kernels(
+    name="cuda",
     training=all_operations(DEVICE),
     precisions={name: _of_precision(name) for name in ("tf32", "bf16", "fp16")},
 )

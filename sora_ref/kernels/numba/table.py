@@ -8,6 +8,8 @@ from sora_ref.kernels.numba.update import update_parameters
 from sora_ref.kernels.numpy.table import KERNELS as NUMPY
 
 KERNELS = Kernels(
+    name="numba",
+    libraries=("numba", "llvmlite"),
     training={
         **NUMPY.training,
         "clip_by_global_norm": clip_by_global_norm,

@@ -9,6 +9,7 @@ from sora_ref.kernels.numpy.gelu import gelu_forward, gelu_value
 from sora_ref.kernels.numpy.layer_norm import layer_norm_backward, layer_norm_forward
 
 KERNELS = Kernels(
+    name="numpy",
     training={
         "attention_backward": attention_backward,
         "attention_forward": attention_forward,

@@ -71,7 +71,7 @@ def emulated() -> tuple[Backend, Kernels]:
         name: (lambda frozen, name=name: all_operations(device, name, frozen)) for name in ("tf32", "bf16", "fp16")
     }
     backend = dataclasses.replace(get("numpy"), synchronous=False, memory=lambda: 3 * 2**20)
-    return backend, Kernels(training=all_operations(device), precisions=precisions)
+    return backend, Kernels(name="cuda", training=all_operations(device), precisions=precisions)
 
 
 @pytest.mark.exact
@@ -93,7 +93,14 @@ def test_the_host_waits_once_for_each_log_validation_and_checkpoint(
 
         monkeypatch.setattr(loop, name, counted)
         monkeypatch.setattr("sora_ref.run.stages.train_stage", loop.train_stage)
-    run_once(tmp_path / "run", keys, train__log_every=log_every, train__checkpoint_every=4, train__epochs=2)
+    run_once(
+        tmp_path / "run",
+        keys,
+        kernels="backend",
+        train__log_every=log_every,
+        train__checkpoint_every=4,
+        train__epochs=2,
+    )
     steps = 10
     logs = {step for step in range(1, steps + 1) if step % log_every == 0 or step == steps}
     saves = {4, 8, 10}
@@ -255,7 +262,7 @@ def test_fp16_scales_gradients_by_a_power_of_two_and_takes_it_back_exactly(
         return real(dlogits, *others)
 
     monkeypatch.setattr(gradients, "classifier_backward", sees)
-    plain = Kernels(precisions={"fp16": lambda frozen: {}})  # float32 by another name
+    plain = Kernels(name="plain", precisions={"fp16": lambda frozen: {}})  # float32 by another name
     use(monkeypatch, get("numpy"), plain)
     for name, precision in (("fp16", "fp16"), ("fp32", "fp32")):
         run_once(tmp_path / name, keys, precision=precision, train__epochs=1)
@@ -279,7 +286,7 @@ def test_fp16_scales_gradients_by_a_power_of_two_and_takes_it_back_exactly(
 )
 def test_a_precision_that_cannot_be_had_is_one_sentence(keys: Keys, changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SoRAError, match=sentence):
-        make_setup(make_config(keys, **changes), LABELS)
+        _ = make_setup(make_config(keys, **changes), LABELS).ops
 
 
 @pytest.mark.exact
