@@ -40,7 +40,7 @@ lint: .venv/lint  ## Check style, and types as on Linux, macOS and Windows.
 oracles: .venv/oracles  ## Compare live with PyTorch, JAX, transformers, PEFT, scikit-learn, PyProximal and SciPy (installs them).
 	$(BIN)/python -m pytest $(PARALLEL) tests/oracles
 
-bench: .venv/oracles  ## Time training and inference beside PyTorch; writes build/bench.json and a picture (17 minutes, idle machine).
+bench: .venv/oracles  ## Time training and inference beside PyTorch and our build of before; writes build/bench.json and a picture (half an hour, idle machine).
 	$(BIN)/python tests/bench
 
 vectors: .venv/oracles  ## Regenerate the golden vectors in tests/vectors.

@@ -24,37 +24,133 @@ def bench() -> Iterator[Any]:
     """The benchmark's modules, which stand in a folder of their own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCH))
+        import facts
         import job
+        import parts
         import report
+        import sides
 
-        yield type("Bench", (), {"job": job, "report": report})
+        yield type("Bench", (), {"facts": facts, "job": job, "parts": parts, "report": report, "sides": sides})
 
 
 def test_a_target_is_met_on_its_own_side_and_at_itself(bench: Any) -> None:
-    Row = bench.report.Row
-    assert [Row("", value, target=0.75).met for value in (0.74, 0.75, 0.76)] == [True, True, False]
-    assert [Row("", value, target=0.75, asks="at least").met for value in (0.74, 0.75, 0.76)] == [False, True, True]
-    assert Row("", 1.0).met is None
+    Figure = bench.report.Figure
+    assert [Figure(value, 0.75).met for value in (0.74, 0.75, 0.76)] == [True, True, False]
+    assert [Figure(value, 0.75, "at least").met for value in (0.74, 0.75, 0.76)] == [False, True, True]
+    assert Figure(1.0).met is None
+
+
+def test_a_row_is_met_where_each_of_its_targets_is(bench: Any) -> None:
+    Figure, Row = bench.report.Figure, bench.report.Row
+    good, bad, free = Figure(0.7, 0.8), Figure(0.9, 0.8), Figure(2.0)
+    assert [Row("", a, beside={"before": b}).met for a in (good, bad) for b in (good, bad)] == [True, *[False] * 3]
+    assert Row("", free).met is None
+    assert Row("", good, beside={"compile": free}).met is True
+    assert Row("", free, beside={"before": bad}).met is False
 
 
 def test_the_file_holds_names_values_targets_verdicts_and_the_machine(bench: Any, tmp_path: Path) -> None:
     report = bench.report
-    rows = [report.Row("train", 0.8, target=0.75, detail="4 ms to 5 ms"), report.Row("peak", 7.0, unit="MB")]
-    facts = report.machine()
-    assert {"processor", "cores", "blas", "versions", "load", "commit"} <= facts.keys()
+    beside = {"before": report.Figure(0.6, 0.68), "peft": report.Figure(0.5)}
+    rows = [
+        report.Row("train", report.Figure(0.8, 0.75), beside=beside, detail="4 ms to 5 ms"),
+        report.Row("peak", report.Figure(7.0), unit="MB"),
+    ]
+    facts = bench.facts.machine()
+    assert {"processor", "instructions", "cores", "blas", "versions", "kernels", "load", "commit"} <= facts.keys()
+    assert "numba" in facts["versions"]
     assert facts["blas"], "no BLAS was found: expected NumPy's own"
     written = json.loads(report.to_json(rows, facts))
     assert [(r["name"], r["value"], r["target"], r["met"]) for r in written["results"]] == [
         ("train", 0.8, 0.75, False),
         ("peak", 7.0, None, None),
     ]
+    assert {name: found["value"] for name, found in written["results"][0]["beside"].items()} == {
+        "before": 0.6,
+        "peft": 0.5,
+    }
     assert written["machine"] == json.loads(json.dumps(facts))
-    assert report.table(rows).splitlines()[2:] == [
-        "| train | 0.80 | ≤ 0.75 | **no** | 4 ms to 5 ms |",
-        "| peak | 7 MB |  |  |  |",
+    assert report.table(rows).splitlines() == [
+        "| what | value | target | to before | target | to torch.compile | to PEFT | met | measured |",
+        "| --- | --: | --: | --: | --: | --: | --: | --- | --- |",
+        "| train | 0.80 | ≤ 0.75 | 0.60 | ≤ 0.68 |  | 0.50 | **no** | 4 ms to 5 ms |",
+        "| peak | 7 MB |  |  |  |  |  |  |  |",
     ]
     report.draw(tmp_path / "bench.png", rows, "title")
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("flags", "widest"),
+    [("fpu avx2 avx512f sse4_2", "avx512f"), ("sse4_2 avx2", "avx2"), ("fpu sse4_2", "sse4_2"), ("fpu", "")],
+)
+def test_the_instruction_set_is_the_widest_that_the_processor_has(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, flags: str, widest: str
+) -> None:
+    monkeypatch.setattr(bench.facts, "_cpuinfo", lambda: {"flags": flags})
+    assert bench.facts.instructions() == widest
+
+
+@pytest.mark.parametrize("instructions", ["avx512f", "avx2"])
+def test_every_target_holds_for_the_instruction_set_at_hand(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, instructions: str
+) -> None:
+    asked = []
+
+    def measured(jobs: Any, n: int) -> dict[str, list[float]]:
+        asked.append({side: (job.side, job.on("ours"), n) for side, job in jobs.items()})
+        return {side: [3.0, 4.0, 50.0] if side == "ours" else [8.0] for side in jobs}
+
+    monkeypatch.setattr(bench.parts, "by_turns", measured)
+    monkeypatch.setattr(bench.facts, "instructions", lambda: instructions)
+    monkeypatch.setattr(bench.parts, "missing", lambda side: None)
+    rows = list(bench.parts.steps(9))
+    for row, step, sides in zip(rows, bench.parts.STEPS, asked, strict=True):
+        assert (row.figure.value, row.figure.target) == (0.5, step.torch[instructions])
+        assert row.beside["before"] == bench.report.Figure(0.5, step.before)
+        assert row.beside["compile"] == bench.report.Figure(0.5)
+        assert ("peft" in row.beside) == (step.job.what == "train")
+        assert sides == {side: (side, step.job, 9) for side in ("ours", "torch", *row.beside)}
+
+
+def test_a_side_that_cannot_run_is_left_out_and_its_row_says_why(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.parts, "by_turns", lambda jobs, n: {side: [1.0] for side in jobs})
+    monkeypatch.setattr(bench.parts, "missing", lambda side: "reasons" if side in ("before", "compile") else None)
+    row = bench.parts.against("train", bench.job.Job(), ["torch", "compile", "before"], 1, torch=1.0, before=0.5)
+    assert row.beside == {}
+    assert row.met is True
+    assert row.detail == "ours 1000 ms, torch 1000 ms, no torch.compile: reasons, no before: reasons"
+
+
+def test_torch_compile_is_missing_without_the_compiler_it_would_call(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler -O2")
+    assert bench.sides.missing("compile") == "there is no C++ compiler no-such-compiler"
+    monkeypatch.setenv("CXX", sys.executable)
+    monkeypatch.setattr("sysconfig.get_path", lambda name: "/nowhere")
+    assert bench.sides.missing("compile") == "there is no Python.h to compile against"
+
+
+def test_the_build_of_before_is_missing_where_git_has_not_its_commit(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "none"))
+    monkeypatch.setattr(bench.sides, "ROOT", tmp_path)
+    monkeypatch.setattr(bench.sides, "BEFORE", tmp_path / "before")
+    assert bench.sides.missing("before") == "git has no commit 1603099 here, as in a copy without its history"
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_build_of_before_is_told_of_a_job_in_its_own_words_and_imports_its_own_tree(bench: Any) -> None:
+    job = bench.job.Job(kernels="numpy", rank=3)
+    told = bench.sides.words(job.on("before"))
+    assert told["rank"] == 3
+    assert bench.sides.words(job) == {**told, "side": "ours", "kernels": "numpy"}
+    command, env = bench.sides.start("before")
+    assert command[-1] == str(bench.sides.BEFORE / "tests" / "bench" / "child.py")
+    assert env["PYTHONPATH"] == str(bench.sides.BEFORE)
+    assert bench.sides.start("ours")[0][-1] == str(BENCH / "child.py")
 
 
 class Counted(np.ndarray[Any, Any]):

@@ -51,12 +51,12 @@ def load(job: Job) -> Any:
 
         return Ours(job)
     import torch
-    from torch_peer import Peft, Torch
+    from torch_peer import Compiled, Peft, Torch
 
     if job.keep_memory:
         keep_freed_memory()
     torch.set_num_threads(job.workers)
-    return Torch(job) if job.side == "torch" else Peft(job)
+    return {"torch": Torch, "compile": Compiled, "peft": Peft}[job.side](job)
 
 
 def demo(side: str) -> dict[str, Any]:

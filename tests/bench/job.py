@@ -20,6 +20,7 @@ from sora_ref.run.text import Encoded, encode, epoch_batches
 from sora_ref.run.tokens import load_tokenizer
 
 Arrays = dict[str, npt.NDArray[Any]]
+Side = Literal["ours", "before", "torch", "compile", "peft"]
 SCALE = 2.0  # α/r_max of every adapter
 LEARNING_RATE, THRESHOLD, CLIP = 1e-4, 1e-5, 1.0
 
@@ -28,7 +29,8 @@ LEARNING_RATE, THRESHOLD, CLIP = 1e-4, 1e-5, 1.0
 class Job:
     """One measured piece of work.
 
-    side:    "ours", "torch" or "peft", the last being transformers' BertModel under PEFT's LoRA.
+    side:    "ours"; "before", the build of before the compiled kernels (`sides`); "torch", PyTorch eager; "compile",
+             the same under torch.compile; "peft", transformers' BertModel under PEFT's LoRA.
     what:    "train" is a whole optimiser step, "infer" a forward pass that keeps nothing.
     batch, length: sequences, and tokens of each; 0 for the real lengths of movie-review snippets.
     batches: how many of them one run goes through.
@@ -40,10 +42,11 @@ class Job:
     workers: threads.
     keep_memory: whether the process is told to keep freed memory, as ours always is.
     fold:    ours alone: whether the adapters are folded into the weights for each step.
-    kernels, tokens: which operations, and the token budget of a microbatch.
+    kernels: ours alone: a set of `sora_ref.kernels`; "backend" is the one that is taken by default.
+    tokens:  ours alone: the token budget of a microbatch.
     """
 
-    side: Literal["ours", "torch", "peft"] = "ours"
+    side: Side = "ours"
     what: Literal["train", "infer"] = "train"
     batch: int = 32
     length: int = 128
@@ -56,10 +59,10 @@ class Job:
     workers: int = 2
     keep_memory: bool = False
     fold: bool = True
-    kernels: Literal["backend", "reference"] = "backend"
+    kernels: Literal["backend", "numba", "numpy", "reference"] = "backend"
     tokens: int = 512
 
-    def on(self, side: Literal["ours", "torch", "peft"]) -> Job:
+    def on(self, side: Side) -> Job:
         """The same work on another side."""
         return replace(self, side=side)
 

@@ -5,28 +5,25 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from job import Job
+from job import Job, Side
+from sides import start, words
 
 _PAUSE = 0.05  # seconds between runs, in which PyTorch's threads stop spinning
+_WARM_UP = 2  # runs before any is timed: what is compiled is compiled in the first, or where a second differs from it
 
 
 class Process:
-    """A child that has loaded a job; its requests fail with what it wrote to standard error."""
+    """A child that has loaded a job, or a side's without one; what goes wrong in it stands on standard error."""
 
-    def __init__(self, job: Job | None = None, env: Mapping[str, str] | None = None) -> None:
-        child = str(Path(__file__).with_name("child.py"))
-        self.pipe = subprocess.Popen(
-            [sys.executable, child], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
-        )
+    def __init__(self, job: Job | None = None, side: Side = "ours") -> None:
+        command, env = start(side if job is None else job.side)
+        self.pipe = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
         if job is not None:
-            self.ask("load", **asdict(job))
+            self.ask("load", **words(job))
 
     def ask(self, do: str, **options: Any) -> Any:
         """The answer to one request."""
@@ -44,7 +41,7 @@ class Process:
 
     def __exit__(self, *error: object) -> None:
         self.pipe.terminate()
-        self.pipe.wait()
+        self.pipe.communicate()  # closes the pipes, and waits for the end
 
 
 def by_turns(jobs: Mapping[str, Job], repetitions: int) -> dict[str, list[float]]:
@@ -52,7 +49,8 @@ def by_turns(jobs: Mapping[str, Job], repetitions: int) -> dict[str, list[float]
     processes = {name: Process(job) for name, job in jobs.items()}
     try:
         for process in processes.values():
-            process.ask("run")
+            for _ in range(_WARM_UP):
+                process.ask("run")
         seconds: dict[str, list[float]] = {name: [] for name in jobs}
         for _ in range(repetitions):
             for name, process in processes.items():

@@ -4,134 +4,115 @@ from __future__ import annotations
 
 import json
 import operator
-import os
-import platform
-import subprocess
-import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np  # noqa: F401 (threadpoolctl sees the BLAS that is loaded)
-from threadpoolctl import threadpool_info
-
-from sora_ref.run.workers import available_cores
-
 _HOLDS = {"at most": operator.le, "at least": operator.ge}
+_SIGNS = {"at most": "≤", "at least": "≥"}
+_BESIDE = {"before": "to before", "compile": "to torch.compile", "peft": "to PEFT"}  # columns, by what stands in them
 
 
 @dataclass(frozen=True)
-class Row:
-    """One result.
+class Figure:
+    """A number, and what is asked of it; target is None for what is only reported."""
 
-    value:  a ratio where `unit` is empty.  target: None for what is only reported.
-    detail: the numbers behind it, for people.
-    """
-
-    name: str
     value: float
-    unit: str = ""
     target: float | None = None
     asks: Literal["at most", "at least"] = "at most"
-    detail: str = ""
 
     @property
     def met(self) -> bool | None:
         """Whether the value is on the right side of the target."""
         return None if self.target is None else bool(_HOLDS[self.asks](self.value, self.target))
 
+    @property
+    def goal(self) -> str:
+        """The target, for people."""
+        return "" if self.target is None else f"{_SIGNS[self.asks]} {self.target:g}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One result.
+
+    figure: the result; a ratio, of ours to PyTorch eager where nothing else is said, if `unit` is empty.
+    beside: ratios of ours to others, by the key of their column; one that could not be measured is not in it.
+    detail: the numbers behind it, for people.
+    """
+
+    name: str
+    figure: Figure
+    unit: str = ""
+    beside: Mapping[str, Figure] = field(default_factory=dict)
+    detail: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether all targets are met of those that there are."""
+        verdicts = [figure.met for figure in (self.figure, *self.beside.values()) if figure.met is not None]
+        return all(verdicts) if verdicts else None
+
     def words(self) -> tuple[str, ...]:
         """The row of a table."""
-        goal = "" if self.target is None else f"{'≤' if self.asks == 'at most' else '≥'} {self.target:g}"
         met = {None: "", True: "yes", False: "**no**"}[self.met]
-        value = f"{self.value:.3g} {self.unit}" if self.unit else f"{self.value:.2f}"
-        return self.name, value.strip(), goal, met, self.detail
-
-
-def machine() -> dict[str, Any]:
-    """What the figures depend on besides the code: processor, BLAS and its core type, versions, load, commit."""
-    blas = [
-        {fact: pool.get(fact) for fact in ("internal_api", "version", "architecture", "threading_layer")}
-        for pool in threadpool_info()
-        if pool.get("user_api") == "blas" and "numpy" in pool.get("filepath", "")
-    ]
-    return {
-        "processor": _processor(),
-        "cores": available_cores(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "blas": blas,
-        "blas set by the environment": {k: v for k, v in os.environ.items() if k.startswith("OPENBLAS")},
-        "versions": {name: _version(name) for name in ("numpy", "torch", "transformers", "peft")},
-        "load": _load(),
-        "commit": _commit(),
-    }
-
-
-def _load() -> list[float]:
-    """The system's load averages; none on Windows, which counts no load."""
-    if sys.platform == "win32":
-        return []
-    return list(os.getloadavg())
+        value = f"{self.figure.value:.3g} {self.unit}" if self.unit else f"{self.figure.value:.2f}"
+        others = []
+        for column in _BESIDE:
+            found = self.beside.get(column)
+            others += ["" if found is None else f"{found.value:.2f}"]
+            others += [] if column != "before" else ["" if found is None else found.goal]
+        return self.name, value.strip(), self.figure.goal, *others, met, self.detail
 
 
 def to_json(rows: Sequence[Row], facts: dict[str, Any]) -> str:
-    """{"machine": facts, "results": [{name, value, unit, target, asks, detail, met}, …]}."""
-    results = [asdict(row) | {"met": row.met} for row in rows]
+    """{"machine": facts, "results": [{name, value, target, asks, unit, beside, detail, met}, …]}."""
+    results = []
+    for row in rows:
+        written = asdict(row)
+        results.append({"name": written.pop("name"), **written.pop("figure"), **written, "met": row.met})
     return json.dumps({"machine": facts, "results": results}, indent=2, ensure_ascii=False) + "\n"
 
 
 def table(rows: Sequence[Row]) -> str:
     """The rows in Markdown."""
-    head = ("what", "value", "target", "met", "measured")
-    lines = [head, ("---", "--:", "--:", "---", "---"), *(row.words() for row in rows)]
+    head = ["what", "value", "target"]
+    for column, words in _BESIDE.items():
+        head += [words, "target"] if column == "before" else [words]
+    lines = [
+        (*head, "met", "measured"),
+        ("---", *["--:"] * (len(head) - 1), "---", "---"),
+        *(row.words() for row in rows),
+    ]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
 
 def draw(path: Path, rows: Sequence[Row], title: str) -> None:
-    """A bar for every ratio that has a target, and a mark where the target is."""
-    from matplotlib.figure import Figure
+    """For every row with a target: a bar of its ratio, one of the ratio to the build of before, marks of the rest."""
+    from matplotlib.figure import Figure as Picture
 
-    ratios = [row for row in rows if row.target is not None and not row.unit]
-    figure = Figure(figsize=(8, 0.8 + 0.36 * len(ratios)), layout="constrained")
-    axes = figure.add_subplot()
-    places = range(len(ratios), 0, -1)
-    colours = ["#2a6f97" if row.met else "#b5651d" for row in ratios]
-    axes.barh(places, [row.value for row in ratios], color=colours, height=0.6)
-    for place, row in zip(places, ratios, strict=True):
-        target = row.target or 0.0
-        axes.plot([target, target], [place - 0.4, place + 0.4], color="#222222", linewidth=1.6)
-        axes.text(row.value + 0.01, place, f"{row.value:.2f}", va="center", fontsize=8)
+    ratios = [row for row in rows if row.figure.target is not None and not row.unit]
+    picture = Picture(figsize=(8, 1.2 + 0.48 * len(ratios)), layout="constrained")
+    axes = picture.add_subplot()
+    for place, row in zip(range(len(ratios), 0, -1), ratios, strict=True):
+        bars = [(0.15, 0.42, row.figure, "#2a6f97", "#b5651d")]
+        if "before" in row.beside:
+            bars.append((-0.25, 0.24, row.beside["before"], "#9bbfd3", "#dcb491"))
+        for shift, height, figure, good, bad in bars:
+            axes.barh(place + shift, figure.value, height=height, color=bad if figure.met is False else good)
+            axes.text(figure.value + 0.01, place + shift, f"{figure.value:.2f}", va="center", fontsize=7)
+            if figure.target is not None:
+                ends = [place + shift - height / 2 - 0.03, place + shift + height / 2 + 0.03]
+                axes.plot([figure.target] * 2, ends, color="#222222", linewidth=1.6)
+        for column, shape in (("compile", "D"), ("peft", "o")):
+            if column in row.beside:
+                axes.plot(row.beside[column].value, place + 0.15, shape, color="white", markeredgecolor="black", ms=4)
     axes.axvline(1, color="#999999", linewidth=0.8, linestyle=":")
-    axes.set_yticks(places, [row.name for row in ratios], fontsize=8)
-    axes.set_xlabel("ratio; the black mark is its target", fontsize=8)
+    axes.set_yticks(range(len(ratios), 0, -1), [row.name for row in ratios], fontsize=8)
+    axes.set_xlabel(
+        "ratio; thick: as the title says, thin: to the build of before; black: target; ◇ to torch.compile, ○ to PEFT",
+        fontsize=7,
+    )
     axes.set_title(title, fontsize=9)
-    figure.savefig(path, dpi=150)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    flags = set(facts.get("flags", "").split())
-    widest = next((flag for flag in ("avx512f", "avx2", "sse4_2") if flag in flags), "")
-    return f"{facts.get('model name', platform.processor())} {widest}".strip()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    try:
-        found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return found.stdout.strip()
+    picture.savefig(path, dpi=150)

@@ -1,12 +1,13 @@
-"""The same work in PyTorch, eager: the functions a good implementation calls, and nothing it could do without.
+"""The same work in PyTorch: the functions a good implementation calls, and nothing it could do without.
 
 The frozen weights ask for no gradient, attention is the library's own, AdamW its fused one, and the mask is left out
-where there is no padding.
+where there is no padding.  It runs eagerly, or under torch.compile; or it is transformers' model with PEFT's adapters.
 """
 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -146,8 +147,19 @@ class Torch:
         return float(loss.detach())
 
 
+class Compiled(Torch):
+    """The same under torch.compile, which is inductor: for one shape, or, of real lengths, for all at once."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self.network = torch.compile(self.network.__call__, dynamic=job.length == 0)  # when it is first called
+
+
 class Peft(Torch):
-    """transformers' BertModel under PEFT's LoRA: what a user of both libraries runs."""
+    """transformers' BertModel under PEFT's LoRA: what a user of both libraries runs.
+
+    It begins where the others do, with the same adapters and head; without gates, which PEFT's LoRA has not.
+    """
 
     def build(self, m: Material) -> Any:
         """The network as a function of a padded batch."""
@@ -158,17 +170,28 @@ class Peft(Torch):
         from sora_ref.run.base_model import model_folder
 
         logging.set_verbosity_error()
+        logging.disable_progress_bar()
         base = BertModel.from_pretrained(
             str(model_folder("minilm")), attn_implementation="sdpa", add_pooling_layer=False
         )
         adapted = LoraConfig(
             r=self.job.rank, lora_alpha=SCALE * self.job.rank, target_modules=sorted(set(BERT.kinds.values()))
         )
-        self.model = get_peft_model(base, adapted).train()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT reads what transformers deprecates
+            self.model = get_peft_model(base, adapted).train()
         for module in self.model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
         self.head = torch.nn.Linear(m.config.hidden_size, 2)
+        start = {"classifier.weight": self.head.weight, "classifier.bias": self.head.bias}
+        for module in m.scales:
+            layer = self.model.get_submodule(f"base_model.model.{module}")
+            for part in "AB":
+                start[f"{module}.sora_{part}"] = layer.get_submodule(f"lora_{part}.default").weight
+        with torch.no_grad():
+            for name, value in start.items():
+                value.copy_(torch.from_numpy(m.params[name]))
 
         def network(ids: Tensor, types: Tensor, mask: Tensor | None) -> Tensor:
             hidden = self.model(input_ids=ids, token_type_ids=types, attention_mask=mask).last_hidden_state
