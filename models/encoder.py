@@ -186,7 +186,7 @@ class Encoder:
             for table, (places, shared) in tables.items():
                 if table in grads.wanted:
                     dy = array_namespace(dx).sum(dx, axis=0) if shared else dx
-                    grads.put(table, layers.embedding_backward(dy, places))
+                    grads.put(table, run.ops.embedding_backward(dy, places))
         return grads.found
 
 

@@ -11,6 +11,13 @@ from sora_ref.models import layers
 from sora_ref.ops import Cache, Operations, Ops
 
 
+class EmbeddingBackward(Protocol):
+    """As `layers.embedding_backward`: the gradient of one table."""
+
+    def __call__(self, dy: Array, cache: Cache) -> Array:
+        """See the class."""
+
+
 class LayerNormForward(Protocol):
     """As `layers.layer_norm_forward`: y and the cache."""
 
@@ -58,6 +65,7 @@ class AttentionBackward(Protocol):
 class ModelOperations(Operations, total=False):
     """Some of the operations of `ModelOps`, by name."""
 
+    embedding_backward: EmbeddingBackward
     layer_norm_forward: LayerNormForward
     layer_norm_backward: LayerNormBackward
     gelu_forward: ActivationForward
@@ -70,6 +78,7 @@ class ModelOperations(Operations, total=False):
 class ModelOps(Ops):
     """`Ops` with the layers of `models.layers`."""
 
+    embedding_backward: EmbeddingBackward = layers.embedding_backward
     layer_norm_forward: LayerNormForward = layers.layer_norm_forward
     layer_norm_backward: LayerNormBackward = layers.layer_norm_backward
     gelu_forward: ActivationForward = layers.gelu_forward

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sora_ref.kernels import Kernels
 from sora_ref.kernels.numba.clip import clip_by_global_norm
+from sora_ref.kernels.numba.embedding import embedding_backward
 from sora_ref.kernels.numba.update import update_parameters
 from sora_ref.kernels.numpy.table import KERNELS as NUMPY
 
@@ -13,6 +14,7 @@ KERNELS = Kernels(
     training={
         **NUMPY.training,
         "clip_by_global_norm": clip_by_global_norm,
+        "embedding_backward": embedding_backward,
         "update_parameters": update_parameters,
     },
     evaluation={**NUMPY.evaluation},
