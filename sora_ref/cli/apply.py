@@ -38,6 +38,7 @@ def evaluate(
     from sora_ref.run.given import task_of_table
     from sora_ref.run.summary import score_words
     from sora_ref.run.tasks import read_task
+    from sora_ref.run.warm_up import warm_up
 
     given = _given(table)
     if given is not None and split is not None:
@@ -48,6 +49,7 @@ def evaluate(
         task = read_task(config, say(quiet), labels=labels, split=split)
     else:
         task = task_of_table(config, labels, given, say(quiet))
+    warm_up(loaded.setup, loaded.params, quiet=quiet)
     found = score_task(loaded.setup, loaded.params, task)
     if split is not None and not found:
         raise SoRAError(f"split {split} of task {task.name} has no labels: expected some to score against")
@@ -85,6 +87,7 @@ def predict(
     from sora_ref.run.data import Tally
     from sora_ref.run.given import STDIN, examples_of_lines, examples_of_table, examples_of_texts, say_skipped
     from sora_ref.run.predict import predict_stream
+    from sora_ref.run.warm_up import warm_up
     from sora_ref.storage.stream import require_new
 
     skipped = Tally() if table.pop("skip_bad_rows") else None
@@ -102,6 +105,7 @@ def predict(
         examples = examples_of_lines(config, sys.stdin.buffer, skipped)
     else:
         examples = iter(examples_of_texts(config, texts, seconds))
+    warm_up(loaded.setup, loaded.params, quiet=quiet)
     _write_predictions(predict_stream(loaded, examples), out, as_json or given is not None, quiet)
     say_skipped(given.path if given else STDIN, skipped, say(quiet))
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -49,6 +50,8 @@ class Kernels:
     fold:       see `Fold`; None where the set has no folded linear map.
     precisions: by the name of a precision of float32 matrix products, what makes the forms that have it, given the
                 arrays that never change.
+    compiling:  makes a context in which a callback is told the name of each form that is compiled; None where the forms
+                need no compiling.
     """
 
     name: str = "reference"
@@ -57,6 +60,7 @@ class Kernels:
     evaluation: ModelOperations = field(default_factory=ModelOperations)
     fold: Fold | None = None
     precisions: Mapping[str, Callable[[Iterable[Array]], ModelOperations]] = field(default_factory=dict)
+    compiling: Callable[[Callable[[str], None]], AbstractContextManager[None]] | None = None
 
 
 REFERENCE = Kernels()  # the specification's own operations

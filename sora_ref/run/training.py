@@ -25,6 +25,7 @@ from sora_ref.run.starting import begin, resume_point, same_inputs
 from sora_ref.run.summary import finish, read_summary
 from sora_ref.run.tasks import read_task
 from sora_ref.run.text import encode
+from sora_ref.run.warm_up import warm_up
 from sora_ref.storage.lock import only_writer
 
 Resume = bool | Literal["if-any"]
@@ -87,6 +88,7 @@ def _train(config: Config, out: Path, accept: bool, quiet: bool, say: Say) -> di
 
     run = _in_memory(config, out, now, quiet, say)
     require_unchanged(now, files)
+    warm_up(run.setup, quiet=quiet)
 
     with stop_requested() as stop:  # from the moment that there is a checkpoint to be had
         start = resume_point(run, before, now, accept, say) if resuming else begin(run, now)

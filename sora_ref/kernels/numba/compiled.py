@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
 from typing import Any, Literal, TypeVar, overload
 
 import numba
+from numba.core.event import Listener, install_listener
 
 from sora_ref.kernels.numba.kept import Kept
 
@@ -39,3 +41,24 @@ def compiled(function: F | None = None, *, fastmath: Set[Flag] = frozenset()) ->
         return made  # type: ignore[no-any-return]
 
     return compile_later if function is None else compile_later(function)
+
+
+@contextmanager
+def compiling(tell: Callable[[str], None]) -> Iterator[None]:
+    """Within it, `tell` hears the name of every function when its compilation begins; of none that was on disk."""
+    with install_listener("numba:compile", _Told(tell)):
+        yield
+
+
+class _Told(Listener):  # type: ignore[misc]
+    """Passes the names on."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+
+    def on_start(self, event: Any) -> None:
+        """A compilation begins."""
+        self._tell(event.data["dispatcher"].py_func.__name__.strip("_"))
+
+    def on_end(self, event: Any) -> None:
+        """It has ended."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sora_ref.kernels import Kernels
 from sora_ref.kernels.numba.clip import clip_by_global_norm
+from sora_ref.kernels.numba.compiled import compiling
 from sora_ref.kernels.numba.embedding import embedding_backward
 from sora_ref.kernels.numba.update import update_parameters
 from sora_ref.kernels.numpy.table import KERNELS as NUMPY
@@ -19,4 +20,5 @@ KERNELS = Kernels(
     },
     evaluation={**NUMPY.evaluation},
     fold=NUMPY.fold,
+    compiling=compiling,
 )
