@@ -241,9 +241,9 @@ class _Run:
         y, cache = self.ops.sora_linear_forward(x, weight, bias, adapter, keep=keep, p=p)
         return y, (module, cache)
 
-    def norm(self, module: str, x: Array) -> tuple[Array, tuple[str, Cache]]:
+    def norm(self, module: str, x: Array, residual: Array | None = None) -> tuple[Array, tuple[str, Cache]]:
         weight, bias = self.params[f"{module}.weight"], self.params[f"{module}.bias"]
-        y, cache = self.ops.layer_norm_forward(x, weight, bias, self.config.layer_norm_eps)
+        y, cache = self.ops.layer_norm_forward(x, weight, bias, self.config.layer_norm_eps, residual)
         return y, (module, cache)
 
     def keep_rows(self, site: str) -> Array | None:
@@ -317,13 +317,13 @@ def _layer_forward(run: _Run, prefix: str, x: Array, bias: Array) -> tuple[Array
     context, attention = run.ops.attention_forward(q, k, v, heads, bias, keep, p)
     projected, linear["attention_output"] = run.linear(names["attention_output"], context)
     drop_1 = run.keep_rows(f"{prefix}.attention.output") if encoder.drop_attention_output else None
-    x, norm_1 = run.norm(f"{prefix}.{encoder.attention_norm}", x + run.drop(projected, drop_1))
+    x, norm_1 = run.norm(f"{prefix}.{encoder.attention_norm}", run.drop(projected, drop_1), x)
 
     wide, linear["intermediate"] = run.linear(names["intermediate"], x)
     active, gelu = run.ops.gelu_forward(wide)
     narrow, linear["output"] = run.linear(names["output"], active)
     drop_2 = run.keep_rows(f"{prefix}.output")
-    x, norm_2 = run.norm(f"{prefix}.{encoder.output_norm}", x + run.drop(narrow, drop_2))
+    x, norm_2 = run.norm(f"{prefix}.{encoder.output_norm}", run.drop(narrow, drop_2), x)
     return x, LayerCache(linear, attention, gelu, (norm_1, norm_2), (drop_1, drop_2))
 
 
@@ -333,12 +333,13 @@ def _layer_backward(run: _Run, dx: Array, cache: LayerCache, grads: _Gradients, 
     dx = grads.norm(dx, norm_2)
     dnarrow = run.drop(dx, drop_2)  # term 1: the feed-forward branch; dx itself is the residual's
     dwide = run.ops.gelu_backward(grads.linear(dnarrow, linear["output"]), gelu)
-    dx = dx + grads.linear(dwide, linear["intermediate"])
-
-    dx = grads.norm(dx, norm_1)
+    through = grads.linear(dwide, linear["intermediate"])
+    through += dx
+    dx = grads.norm(through, norm_1)
     dcontext = grads.linear(run.drop(dx, drop_1), linear["attention_output"])  # term 2: the attention branch
     dq, dk, dv = run.ops.attention_backward(dcontext, attention)
     for dy, kind in ((dq, "query"), (dk, "key"), (dv, "value")):
         through = grads.linear(dy, linear[kind], dx=below)
-        dx = dx + through if below else dx
+        if below:
+            dx += through
     return dx

@@ -55,12 +55,16 @@ class LayerNormCache(NamedTuple):
     weight: Array  # (d,)
 
 
-def layer_norm_forward(x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, LayerNormCache]:
+def layer_norm_forward(
+    x: Array, weight: Array, bias: Array, eps: float, residual: Array | None = None
+) -> tuple[Array, LayerNormCache]:
     """y = w ⊙ x̂ + b with x̂ = (x − mean x)/√(var x + ε) over the last axis; x (..., d), weight and bias (d,).
 
     The variance is the population's; ε stands inside the root, so a constant row gives b.
+    residual: of x's shape; x + residual then stands for x, and the gradient by each of them is dx.
     """
     xp = array_namespace(x)
+    x = x if residual is None else x + residual
     centred = x - xp.mean(x, axis=-1, keepdims=True)
     rstd = 1 / xp.sqrt(xp.mean(centred * centred, axis=-1, keepdims=True) + eps)
     xhat = centred * rstd

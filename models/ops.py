@@ -21,7 +21,9 @@ class EmbeddingBackward(Protocol):
 class LayerNormForward(Protocol):
     """As `layers.layer_norm_forward`: y and the cache."""
 
-    def __call__(self, x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, Cache]:
+    def __call__(
+        self, x: Array, weight: Array, bias: Array, eps: float, residual: Array | None = None
+    ) -> tuple[Array, Cache]:
         """See the class."""
 
 

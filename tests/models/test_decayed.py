@@ -17,9 +17,9 @@ def test_exactly_biases_and_norms_are_not_decayed(architecture: Architecture, co
     case = make_case(0, architecture=architecture, config=config, head=head)
     norms, biases = set[int](), set[int]()
 
-    def layer_norm(x: Any, weight: Any, bias: Any, eps: float) -> Any:
+    def layer_norm(x: Any, weight: Any, bias: Any, eps: float, residual: Any = None) -> Any:
         norms.update((id(weight), id(bias)))
-        return MODEL_SPEC.layer_norm_forward(x, weight, bias, eps)
+        return MODEL_SPEC.layer_norm_forward(x, weight, bias, eps, residual)
 
     def linear(x: Any, W0: Any, b: Any, adapter: Any, **dropout: Any) -> Any:
         biases.add(id(b))

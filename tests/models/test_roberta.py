@@ -32,9 +32,9 @@ def positions_of(ids: Any, mask: Any, space: Any = np.array, host: Any = np.asar
     """The rows that are added, told by their values: all else that the first norm is given is zero."""
     case, given = make_case(0, architecture=ROBERTA, config=config), []
 
-    def norm(x: Any, weight: Any, bias: Any, eps: float) -> Any:
+    def norm(x: Any, weight: Any, bias: Any, eps: float, residual: Any = None) -> Any:
         given.append(x)
-        return MODEL_SPEC.layer_norm_forward(x, weight, bias, eps)
+        return MODEL_SPEC.layer_norm_forward(x, weight, bias, eps, residual)
 
     params = {
         name: space(np.zeros_like(p) if "embeddings" in name else p, "float64") for name, p in case.params.items()

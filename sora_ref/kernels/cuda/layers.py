@@ -35,9 +35,11 @@ def layer_operations(device: Device, matmul: Matmul) -> ModelOperations:
         device.launch("gelu_forward", x.dtype, (device.blocks(x.size),), x, x.size, y, derivative)
         return y, derivative
 
-    def layer_norm_forward(x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, LayerNormCache]:
-        """The normalised rows of x, in one launch."""
-        x, d = device.contiguous(x), x.shape[-1]
+    def layer_norm_forward(
+        x: Array, weight: Array, bias: Array, eps: float, residual: Array | None = None
+    ) -> tuple[Array, LayerNormCache]:
+        """The normalised rows of x, or of x + residual, in one launch."""
+        x, d = device.contiguous(x if residual is None else x + residual), x.shape[-1]
         rows = math.prod(x.shape[:-1])
         y, xhat, rstd = (cp.empty(shape, x.dtype) for shape in (x.shape, x.shape, (*x.shape[:-1], 1)))
         device.launch("layer_norm_forward", x.dtype, (rows,), x, weight, bias, float(eps), d, y, xhat, rstd)

@@ -8,9 +8,15 @@ from sora_ref.backends import Array
 from sora_ref.models.layers import LayerNormCache
 
 
-def layer_norm_forward(x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, LayerNormCache]:
-    """y = w ⊙ x̂ + b with x̂ = (x − mean x)/√(var x + ε) over the last axis; x (..., d), weight and bias (d,)."""
-    xhat = x - _mean(x)
+def layer_norm_forward(
+    x: Array, weight: Array, bias: Array, eps: float, residual: Array | None = None
+) -> tuple[Array, LayerNormCache]:
+    """y = w ⊙ x̂ + b with x̂ = (x − mean x)/√(var x + ε) over the last axis, of x + residual where there is one."""
+    if residual is None:
+        xhat = x - _mean(x)
+    else:
+        xhat = x + residual
+        xhat -= _mean(xhat)
     rstd = np.vecdot(xhat, xhat)[..., None]
     rstd /= x.shape[-1]
     rstd += eps
