@@ -7,11 +7,10 @@ from sora_ref.models.classifier import (
     classifier_backward,
     classifier_forward,
     classifier_logits,
-    cross_entropy,
-    squared_error,
 )
 from sora_ref.models.dropout import Dropout
 from sora_ref.models.heads import Head, HeadName
+from sora_ref.models.losses import cross_entropy, linear_cross_entropy, squared_error
 from sora_ref.models.ops import MODEL_SPEC, ModelOps
 from sora_ref.models.pretrained import Pretrained, load_model, read_config
 
@@ -33,6 +32,7 @@ __all__ = [
     "classifier_forward",
     "classifier_logits",
     "cross_entropy",
+    "linear_cross_entropy",
     "listed_titles",
     "load_model",
     "read_config",

@@ -1,4 +1,4 @@
-"""A model of the table with a head: classification by cross-entropy, or regression by squared error."""
+"""A model of the table with a head, for classification or regression."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from array_api_compat import array_namespace, device
-
 from sora_ref.backends import Array
-from sora_ref.models import layers
 from sora_ref.models.architecture import Architecture, Batch, ModelConfig, Params, Shapes
 from sora_ref.models.dropout import Dropout
 from sora_ref.models.heads import Head, HeadCache, HeadName, head_backward, head_forward
@@ -90,24 +87,3 @@ def classifier_backward(dlogits: Array, cache: ClassifierCache, wanted: Collecti
     below = [name for name in wanted if name not in cache.head.head.names]
     grads, dhidden = head_backward(dlogits, cache.head, wanted, below=len(below) > 0)
     return grads if dhidden is None else grads | cache.architecture.backward(dhidden, cache.model, below)
-
-
-def cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
-    """Σ_n (log Σ_c exp logits_nc − logits_n,label), 0-d, and its gradient softmax(logits) − onehot(labels).
-
-    logits: (b, c); labels: (b,) integers in [0, c).  A sum over examples: SORA-STEP-2 divides it.
-    """
-    xp = array_namespace(logits)
-    classes = xp.arange(logits.shape[1], dtype=labels.dtype, device=device(labels))
-    hit = xp.expand_dims(labels, axis=1) == classes
-    shifted = logits - xp.max(logits, axis=1, keepdims=True)
-    log_total = xp.log(xp.sum(xp.exp(shifted), axis=1))
-    own = xp.sum(xp.where(hit, shifted, xp.zeros_like(shifted)), axis=1)  # a product with 0 would make NaN of −∞
-    return xp.sum(log_total - own), layers.softmax(logits) - xp.astype(hit, logits.dtype)
-
-
-def squared_error(outputs: Array, targets: Array) -> tuple[Array, Array]:
-    """Σ_n (output_n − target_n)², 0-d, and its gradient; outputs (b, 1), targets (b,) of their dtype."""
-    xp = array_namespace(outputs)
-    difference = outputs - xp.expand_dims(targets, axis=1)
-    return xp.sum(difference * difference), 2 * difference

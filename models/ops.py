@@ -1,4 +1,4 @@
-"""The specification's operations together with the layers of the models, each with its signature."""
+"""The specification's operations together with the layers and losses of the models, each with its signature."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, Self, Unpack
 
 from sora_ref.backends import Array
-from sora_ref.models import layers
+from sora_ref.models import layers, losses
 from sora_ref.ops import Cache, Operations, Ops
 
 
@@ -64,6 +64,20 @@ class AttentionBackward(Protocol):
         """See the class."""
 
 
+class CrossEntropy(Protocol):
+    """As `losses.cross_entropy`: the loss and its gradient."""
+
+    def __call__(self, logits: Array, labels: Array) -> tuple[Array, Array]:
+        """See the class."""
+
+
+class LinearCrossEntropy(Protocol):
+    """As `losses.linear_cross_entropy`: the loss, its gradient by hidden, and how many places have a label."""
+
+    def __call__(self, hidden: Array, W: Array, bias: Array | None, labels: Array) -> tuple[Array, Array, Array]:
+        """See the class."""
+
+
 class ModelOperations(Operations, total=False):
     """Some of the operations of `ModelOps`, by name."""
 
@@ -74,11 +88,13 @@ class ModelOperations(Operations, total=False):
     gelu_backward: ActivationBackward
     attention_forward: AttentionForward
     attention_backward: AttentionBackward
+    cross_entropy: CrossEntropy
+    linear_cross_entropy: LinearCrossEntropy
 
 
 @dataclass(frozen=True)
 class ModelOps(Ops):
-    """`Ops` with the layers of `models.layers`."""
+    """`Ops` with the layers of `models.layers` and the losses of `models.losses`."""
 
     embedding_backward: EmbeddingBackward = layers.embedding_backward
     layer_norm_forward: LayerNormForward = layers.layer_norm_forward
@@ -87,6 +103,8 @@ class ModelOps(Ops):
     gelu_backward: ActivationBackward = layers.gelu_backward
     attention_forward: AttentionForward = layers.attention_forward
     attention_backward: AttentionBackward = layers.attention_backward
+    cross_entropy: CrossEntropy = losses.cross_entropy
+    linear_cross_entropy: LinearCrossEntropy = losses.linear_cross_entropy
 
     def replace(self, **operations: Unpack[ModelOperations]) -> Self:
         """These operations with some replaced; TypeError for a name that is none."""

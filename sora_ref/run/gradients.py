@@ -10,7 +10,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from sora_ref.backends import Array
-from sora_ref.models import Dropout, classifier_backward, classifier_forward, cross_entropy, squared_error
+from sora_ref.models import Dropout, classifier_backward, classifier_forward, squared_error
 from sora_ref.preconditions import require
 from sora_ref.run.setup import Params, Setup
 from sora_ref.run.text import Encoded, microbatches, pad
@@ -31,7 +31,7 @@ def loss_and_gradients(
     config, backend = setup.config, setup.backend
     params, labels = setup.all_params(trained), expected_labels(data, setup)
     ops = setup.ops if config.adapter.dropout else setup.folded(setup.ops, trained, parallel_map)
-    loss_of = cross_entropy if setup.labels.kind == "classification" else squared_error
+    loss_of = ops.cross_entropy if setup.labels.kind == "classification" else squared_error
     scale = FP16_SCALE if config.precision == "fp16" else 1
 
     @np.errstate(over="ignore", invalid="ignore")  # a loss that is no number is said where it is read

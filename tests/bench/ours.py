@@ -31,7 +31,6 @@ from sora_ref.models import (
     classifier_backward,
     classifier_forward,
     classifier_logits,
-    cross_entropy,
 )
 from sora_ref.models.bert import BERT
 from sora_ref.run.text import microbatches, pad
@@ -119,7 +118,7 @@ class Ours:
         def one(part: Any) -> tuple[float, dict[str, Any]]:
             batch = pad(self.m.data, part, self.backend)
             logits, cache = classifier_forward(self.model, params, batch, scales=self.scales, ops=self.current)
-            loss, dlogits = cross_entropy(logits, np.asarray(labels)[part])
+            loss, dlogits = self.ops.cross_entropy(logits, np.asarray(labels)[part])
             return float(loss), classifier_backward(dlogits, cache, self.m.trained)
 
         found = list(parallel_map(one, self.parts(rows)))

@@ -49,6 +49,11 @@ def summed_cross_entropy(logits: Any, *, labels: Any) -> Any:
     return F.cross_entropy(logits, torch.tensor(labels), reduction="sum")
 
 
+def summed_linear_cross_entropy(hidden: Any, *, W: Any, bias: Any, labels: Any) -> Any:
+    logits = F.linear(hidden, torch.tensor(W), torch.tensor(bias))
+    return F.cross_entropy(logits, torch.tensor(labels), reduction="sum", ignore_index=-100)
+
+
 def summed_squared_error(outputs: Any, *, targets: Any) -> Any:
     return F.mse_loss(outputs.squeeze(1), torch.tensor(targets), reduction="sum")
 

@@ -52,6 +52,10 @@ def summed_cross_entropy(logits: Any, *, labels: Any) -> Any:
     return -jnp.sum(jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels])
 
 
+def summed_linear_cross_entropy(hidden: Any, *, W: Any, bias: Any, labels: Any) -> Any:
+    return summed_cross_entropy((hidden @ W.T + bias)[labels >= 0], labels=labels[labels >= 0])
+
+
 def summed_squared_error(outputs: Any, *, targets: Any) -> Any:
     return jnp.sum(jnp.square(outputs[:, 0] - targets))
 

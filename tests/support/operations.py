@@ -17,7 +17,7 @@ import tiny_bert
 
 from sora_ref import SoRA, sora_linear_backward, sora_linear_forward
 from sora_ref.bounds import linear_backward_bound, linear_bound
-from sora_ref.models import cross_entropy, layers, squared_error
+from sora_ref.models import cross_entropy, layers, linear_cross_entropy, squared_error
 
 Floats = npt.NDArray[Any]
 Named = Mapping[str, Floats]
@@ -132,6 +132,11 @@ def summed_cross_entropy(logits: Any, *, labels: Any) -> tuple[Any, Pullback]:
     return loss, lambda dy: (dy * dlogits,)
 
 
+def summed_linear_cross_entropy(hidden: Any, *, W: Any, bias: Any, labels: Any) -> tuple[Any, Pullback]:
+    loss, dhidden, _ = linear_cross_entropy(hidden, W, bias, labels)
+    return loss, lambda dy: (dy * dhidden,)
+
+
 def summed_squared_error(outputs: Any, *, targets: Any) -> tuple[Any, Pullback]:
     loss, doutputs = squared_error(outputs, targets.astype(outputs.dtype))
     return loss, lambda dy: (dy * doutputs,)
@@ -171,5 +176,10 @@ LAYERS = [
     Operation(embedding, normal(4, table=(5, 3)), {"ids": np.array([[0, 3, 3], [2, 0, 3]])}),
     *(attention_at(heads, p) for heads in (1, 2, 3) for p in (0.0, 0.3)),
     Operation(summed_cross_entropy, normal(7, logits=(4, 3)), {"labels": LABELS}),
+    Operation(
+        summed_linear_cross_entropy,
+        normal(10, hidden=(5, 3)),
+        {**normal(11, W=(4, 3), bias=(4,)), "labels": np.array([0, -100, 3, 1, -100])},
+    ),
     Operation(summed_squared_error, normal(8, outputs=(4, 1)), {"targets": TARGETS}),
 ]

@@ -25,7 +25,7 @@ from ulp_rows import CLASSES, SPAN, TOKENS, WIDTH
 from sora_ref.backends import get
 from sora_ref.kernels.numpy.gelu import gelu_forward
 from sora_ref.models import layers
-from sora_ref.models.classifier import cross_entropy
+from sora_ref.models.losses import cross_entropy
 
 Floats = npt.NDArray[Any]
 Scaled = tuple[Reals, Reals]  # exact values, and the scale of each; a scale of None leaves the value out
