@@ -23,8 +23,10 @@ from typing import Any
 
 import llvmlite
 import numba
+from llvmlite.binding import address_of_symbol
 from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
+from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 
 from sora_ref.errors import SoRAError
@@ -54,16 +56,25 @@ class Kept(_Cache):  # type: ignore[misc]
         return folder() / f"{self._name}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:24]}"
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """What was kept for these types; None where it must be compiled."""
-        target_context.refresh()
+        """What was kept for these types; None where it must be compiled.
+
+        Numba's own cache first loads all that the compiler knows of Python and NumPy, which takes half a second.  Here
+        that is done only for machine code that calls a function of which nothing is known before.
+        """
+        rtsys.initialize(target_context)  # the functions that allocate arrays
         payload = _read(self.path(sig, target_context.codegen())) if self._enabled else None
-        return None if payload is None else CompileResult._rebuild(target_context, *pickle.loads(payload))
+        if payload is None:
+            return None
+        called, reduced = pickle.loads(payload)
+        if any(address_of_symbol(name) is None for name in called):
+            target_context.refresh()
+        return CompileResult._rebuild(target_context, *reduced)
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep what was compiled for these types, unless its code holds addresses of this process."""
         if not self._enabled or data.lifted or data.library.has_dynamic_globals:
             return
-        payload = dumps(data._reduce())
+        payload = dumps((_called(data.library._final_module), data._reduce()))
         with suppress(SoRAError):  # a folder that is read-only, or full: it is compiled again next time
             write_bytes(self.path(sig, data.codegen), hashlib.sha256(payload).digest() + payload)
 
@@ -96,6 +107,12 @@ def sources_digest(kernels: Path) -> str:
         digest.update(f"\0{path.relative_to(kernels).as_posix()}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def _called(module: Any) -> list[str]:
+    """The functions and variables that this LLVM module uses and does not define; LLVM's own are not among them."""
+    used = (*module.functions, *module.global_variables)
+    return [one.name for one in used if one.is_declaration and not one.name.startswith("llvm.")]
 
 
 def _read(path: Path) -> bytes | None:

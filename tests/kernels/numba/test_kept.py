@@ -13,16 +13,23 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from numba.core.registry import cpu_target
 
 from sora_ref.kernels.numba import kept
 from sora_ref.kernels.numba.compiled import compiled
 
 X = np.arange(5, dtype=np.float32)
+SQUARE = np.eye(2, dtype=np.float32)
 
 
 def doubled(x: Any) -> Any:
     """What is compiled here."""
     return x + x
+
+
+def product(x: Any) -> Any:
+    """What calls BLAS, by a function of Numba's."""
+    return np.dot(x, x)
 
 
 def run(function: Callable[..., Any] = doubled, x: np.ndarray = X) -> Any:
@@ -70,6 +77,20 @@ def test_another_process_finds_what_this_one_compiled(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     subprocess.run([sys.executable, "-W", "error", "-c", "import kernel_of_a_test"], check=True)
     assert capfd.readouterr() == ("14.0 1\n14.0 0\n", "")
+
+
+def test_what_calls_nothing_of_numbas_is_loaded_without_its_compiler(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, refreshed = cpu_target.target_context, list[bool]()
+    functions = {doubled: False, product: True}
+    for function in functions:
+        run(function, SQUARE)
+    monkeypatch.setattr(context, "refresh", lambda: refreshed.append(True))
+    monkeypatch.setattr(kept, "address_of_symbol", lambda name: None if "gemm" in name else 1)
+    for function, needed in functions.items():
+        assert not run(function, SQUARE).cache_misses
+        assert (len(refreshed) > 0) == needed
 
 
 @pytest.mark.parametrize("damage", ["empty", "short", "long", "flipped", "folder"])
