@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from sora_ref.backends import Backend
+from sora_ref.errors import SoRAError
 from sora_ref.init import generator
 from sora_ref.models import Batch, ModelConfig
-from sora_ref.preconditions import require
 from sora_ref.run.data import Example
 from sora_ref.run.tokens import encode_texts
 
@@ -57,11 +57,11 @@ def encode(examples: Sequence[Example], tokenizer: Tokenizer, config: ModelConfi
         ids += (np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings)
         types += (_types(encoding.type_ids, config) for encoding in encodings)
     for name, arrays, size in (("token id", ids, config.vocab_size), ("token type", types, max(config.token_types, 1))):
-        for example, array in zip(examples, arrays, strict=True):
-            require(
-                array.size == 0 or int(array.max()) < size,
-                f"example {example.id}: {name} {array.max(initial=0)}: expected below {size}; "
-                "the tokeniser belongs to another model",
+        if arrays and np.concatenate(arrays).max(initial=0) >= size:
+            bad = next(row for row, array in enumerate(arrays) if array.max(initial=0) >= size)
+            raise SoRAError(
+                f"example {examples[bad].id}: {name} {arrays[bad].max()}: expected below {size}; "
+                "the tokeniser belongs to another model"
             )
     labels = [example.label for example in examples]
     known = None if None in labels else np.asarray(labels)
