@@ -14,8 +14,9 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from numba_here import MISSING
 from tiny_bert import make_case
-from tiny_run import last, make_config, make_keys, run_once
+from tiny_run import interrupted, last, make_config, make_keys, outcome, run_once
 
 from sora_ref.errors import SoRAError
 from sora_ref.kernels import REFERENCE, Kernels
@@ -191,3 +192,14 @@ def test_where_there_is_no_such_setting_nothing_is_done(monkeypatch: pytest.Monk
     monkeypatch.undo()
     monkeypatch.setattr("ctypes.CDLL", lambda name: object())
     assert keep_freed_memory() is False
+
+
+@pytest.mark.exact
+@pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+def test_a_run_on_compiled_kernels_has_the_same_bits_with_any_workers_and_after_a_resume(tmp_path: Path) -> None:
+    keys = make_keys(tmp_path) | {"kernels": "numba"}
+    run_once(tmp_path / "whole", keys, workers=1)
+    interrupted(tmp_path / "resumed", keys, workers=1)
+    run_once(tmp_path / "resumed", keys, resume=True, workers=3)
+    assert outcome(tmp_path / "resumed") == outcome(tmp_path / "whole")
+    assert json.loads((tmp_path / "whole" / "versions.json").read_text())["kernels"] == "numba"

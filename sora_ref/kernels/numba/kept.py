@@ -1,8 +1,9 @@
 """Compiled functions on disk, in the folder `kernels` of the cache folder.
 
 Numba's own cache is not used, for three reasons.  It goes by the file of a function alone, so that a change in a
-function which that one calls leaves the old machine code in use.  It has one index for all signatures of a function,
-which two processes may overwrite for each other.  It has no checksum, and a damaged file ends in a traceback or worse.
+function which that one calls leaves the old machine code in use.  It has one index for all signatures of a function:
+two processes that write it at once may leave the machine code of one type under the name of another
+(findings/numba_cache_of_two_processes.sh).  It has no checksum, and a damaged file ends in a traceback or worse.
 
 Here every signature is a file of its own, which is whole or absent.  Its name holds a digest of all that its machine
 code depends on: the versions of Numba, of llvmlite and of Python, the sources of the kernels, the processor, and the
