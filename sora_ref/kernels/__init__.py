@@ -32,10 +32,13 @@ class Fold(Protocol):
         forward: LinearForward,
         backward: LinearBackward,
         parallel_map: Callable[..., Iterable[Any]] = map,
+        *,
+        training: bool = True,
     ) -> Operations:
         """The linear maps of these modules, (W0, adapter) by name, valid while their arrays keep these values.
 
         forward, backward: called for any other weight or adapter.  parallel_map: the `map` that shares out the folding.
+        training:          whether a backward may follow; where none does, nothing is made or kept for it.
         """
 
 

@@ -30,7 +30,7 @@ def predict_logits(setup: Setup, trained: Params, encoded: Encoded) -> np.ndarra
     work, rows = setup.work, np.arange(len(encoded.ids))
     parts = microbatches(encoded.lengths, rows, work.evaluation_tokens, shared=work.shared)
     with worker_pool(work.workers) as parallel_map:
-        ops = setup.folded(setup.forward_ops, trained, parallel_map)
+        ops = setup.folded(trained, parallel_map, training=False)
         for _ in parallel_map(evaluate_rows, parts):
             pass
     sound = np.isfinite(logits).all(axis=1)

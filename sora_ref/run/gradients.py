@@ -30,7 +30,7 @@ def loss_and_gradients(
     """
     config, backend = setup.config, setup.backend
     params, labels = setup.all_params(trained), expected_labels(data, setup)
-    ops = setup.ops if config.adapter.dropout else setup.folded(setup.ops, trained, parallel_map)
+    ops = setup.ops if config.adapter.dropout else setup.folded(trained, parallel_map, training=True)
     loss_of = ops.cross_entropy if setup.labels.kind == "classification" else squared_error
     scale = FP16_SCALE if config.precision == "fp16" else 1
 

@@ -86,15 +86,18 @@ class Setup:
         params = self.all_params(trained)
         return {module: unpack(params, module, s) for module, s in self.scales.items()}
 
-    def folded(self, ops: ModelOps, trained: Params, parallel_map: ParallelMap = map) -> ModelOps:
-        """These operations for these very parameters, the adapters folded into the weights where the kernels can."""
+    def folded(self, trained: Params, parallel_map: ParallelMap = map, *, training: bool) -> ModelOps:
+        """The operations for these very parameters, the adapters folded into the weights where the kernels can.
+
+        training: whether they are those of training, or of an evaluation.
+        """
+        ops = self.ops if training else self.forward_ops
         if self.kernels.fold is None:
             return ops
         params = self.all_params(trained)
         modules = {module: (params[f"{module}.weight"], adapter) for module, adapter in self.adapters(trained).items()}
-        return ops.replace(
-            **self.kernels.fold(modules, ops.sora_linear_forward, ops.sora_linear_backward, parallel_map)
-        )
+        forward, backward = ops.sora_linear_forward, ops.sora_linear_backward
+        return ops.replace(**self.kernels.fold(modules, forward, backward, parallel_map, training=training))
 
     def head(self, trained: Params) -> dict[str, Array]:
         """The trained parameters that belong to no adapter: head, and norms and biases where they are trained."""

@@ -96,7 +96,13 @@ class Ours:
             A, g, B = (params[f"{m}.sora_{part}"] for part in "AgB")
             modules[m] = params[f"{m}.weight"], SoRA(A, g, B, scale)
         return self.ops.replace(
-            **self.kernels.fold(modules, self.ops.sora_linear_forward, self.ops.sora_linear_backward, parallel_map)
+            **self.kernels.fold(
+                modules,
+                self.ops.sora_linear_forward,
+                self.ops.sora_linear_backward,
+                parallel_map,
+                training=self.job.what == "train",
+            )
         )
 
     def parts(self, rows: Any) -> list[Any]:

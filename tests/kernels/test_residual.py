@@ -10,16 +10,20 @@ from emulated import make_device
 from hypothesis import given
 from hypothesis import strategies as st
 from kernel_inputs import SEEDS, normal
+from numba_here import MISSING
 
+from sora_ref import kernels
 from sora_ref.kernels.cuda.layers import layer_operations
 from sora_ref.kernels.cuda.matmul import Matmul
-from sora_ref.kernels.numpy.table import KERNELS
 from sora_ref.models import MODEL_SPEC
 
 DEVICE = make_device()
 FORMS: dict[str, Any] = {
     "specification": MODEL_SPEC.layer_norm_forward,
-    "numpy": KERNELS.training["layer_norm_forward"],
+    **{
+        name: kernels.get("numpy", name).training["layer_norm_forward"]
+        for name in ("numpy", "numba")[: 1 if MISSING else 2]
+    },
     "cuda": layer_operations(DEVICE, Matmul(DEVICE, "fp32", ()))["layer_norm_forward"],
 }
 

@@ -48,10 +48,10 @@ def test_a_run_uses_the_backends_kernels_unless_it_asks_for_the_reference(tmp_pa
     setup = setup_of(keys)
     assert {name: getattr(setup.ops, name) for name in KERNELS} == KERNELS
     assert {name: getattr(setup.forward_ops, name) for name in FORWARD_KERNELS} == FORWARD_KERNELS
-    folded = setup.folded(setup.ops, initial_params(setup))
+    folded = setup.folded(initial_params(setup), training=True)
     assert folded.sora_linear_forward is not MODEL_SPEC.sora_linear_forward
     plain = setup_of(keys, kernels="reference")
-    assert plain.ops == plain.forward_ops == plain.folded(plain.ops, initial_params(plain)) == MODEL_SPEC
+    assert plain.ops == plain.forward_ops == plain.folded(initial_params(plain), training=True) == MODEL_SPEC
 
 
 @pytest.mark.parametrize("name", [*OPERATIONS, "fold"])

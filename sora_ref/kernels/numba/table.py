@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from sora_ref.kernels import Kernels
+from sora_ref.kernels.numba.attention import attention_backward, attention_forward, attention_value
 from sora_ref.kernels.numba.clip import clip_by_global_norm
 from sora_ref.kernels.numba.compiled import compiling
 from sora_ref.kernels.numba.embedding import embedding_backward
+from sora_ref.kernels.numba.folded import fold
 from sora_ref.kernels.numba.update import update_parameters
 from sora_ref.kernels.numpy.table import KERNELS as NUMPY
 
@@ -14,11 +16,13 @@ KERNELS = Kernels(
     libraries=("numba", "llvmlite"),
     training={
         **NUMPY.training,
+        "attention_backward": attention_backward,
+        "attention_forward": attention_forward,
         "clip_by_global_norm": clip_by_global_norm,
         "embedding_backward": embedding_backward,
         "update_parameters": update_parameters,
     },
-    evaluation={**NUMPY.evaluation},
-    fold=NUMPY.fold,
+    evaluation={**NUMPY.evaluation, "attention_forward": attention_value},
+    fold=fold,
     compiling=compiling,
 )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def attention_forward(
 ) -> tuple[Array, AttentionCache]:
     """softmax(q kᵀ/√(d/h) + bias) v, head by head; q, k, v (b, t, d) -> (b, t, d), and what the backward needs.
 
-    bias: (b, 1, 1, t), 0 for a key that may be seen and −∞ for one that may not; a query that sees no key gets zeros.
+    bias: (b or 1, h or 1, t or 1, t), −∞ for a key that may not be seen; a query that sees no key gets zeros.
     keep, p: inverted dropout on the probabilities, keep (b, h, t, t).
     """
     e = np.empty((q.shape[0], heads, q.shape[1], q.shape[1]), q.dtype)
@@ -62,16 +62,17 @@ def _attention(
     b, t, d = q.shape
     scale = 1 / math.sqrt(d // heads)
     y = np.empty(q.shape, q.dtype)
-    q, k, v, context = (_split_heads(x, heads) for x in (q * scale, k, v, y))
+    q, k, v, context = (split_heads(x, heads) for x in (q * scale, k, v, y))
     total = np.empty((b, heads, t, 1), q.dtype)
     ones = np.ones((t, 1), q.dtype)
     masked = not bool(np.all(bias == 0))
-    buffer = np.empty(_largest(b, heads, t), q.dtype) if e is None else None
-    for part in blocks(b, heads, t):
-        scores = e[part] if e is not None else _corner(buffer, q[part].shape)
+    bias = np.broadcast_to(bias, (b, heads, t, t))
+    buffer = scores_buffer(b, heads, t, BLOCK, q.dtype) if e is None else None
+    for part in blocks(b, heads, t, BLOCK):
+        scores = e[part] if e is not None else corner(buffer, q[part].shape)
         np.matmul(q[part], k[part].mT, out=scores)
         if masked:
-            scores += bias[part[0]]
+            scores += bias[part]
         top = scores.max(axis=-1, keepdims=True)
         scores -= np.where(np.isfinite(top), top, 0) if masked else top
         np.exp(scores, out=scores)
@@ -88,13 +89,13 @@ def attention_backward(dy: Array, cache: AttentionCache) -> tuple[Array, Array, 
     q, k, v, context, e, total, scale, keep, p = cache
     b, heads, t, _ = q.shape
     grads = np.empty(dy.shape, dy.dtype), np.empty(dy.shape, dy.dtype), np.empty(dy.shape, dy.dtype)
-    dq, dk, dv = (_split_heads(grad, heads) for grad in grads)
-    dy = _split_heads(dy, heads)
-    buffer = np.empty(_largest(b, heads, t), dy.dtype)
-    for part in blocks(b, heads, t):
+    dq, dk, dv = (split_heads(grad, heads) for grad in grads)
+    dy = split_heads(dy, heads)
+    buffer = scores_buffer(b, heads, t, BLOCK, dy.dtype)
+    for part in blocks(b, heads, t, BLOCK):
         do = dy[part] / total[part]
         inner = np.vecdot(do, context[part])[..., None]
-        dscores = np.matmul(do, v[part].mT, out=_corner(buffer, q[part].shape))
+        dscores = np.matmul(do, v[part].mT, out=corner(buffer, q[part].shape))
         seen = e[part]
         if keep is not None:
             dscores = _dropped(dscores, keep[part], p)
@@ -108,25 +109,27 @@ def attention_backward(dy: Array, cache: AttentionCache) -> tuple[Array, Array, 
     return grads
 
 
-def blocks(b: int, heads: int, t: int) -> Iterator[tuple[slice, slice]]:
-    """Slices of sequences and heads with about `BLOCK` scores each; at least one head of one sequence."""
-    if heads * t * t <= BLOCK:
-        step = max(BLOCK // max(heads * t * t, 1), 1)
+def blocks(b: int, heads: int, t: int, most: int) -> Iterator[tuple[slice, slice]]:
+    """Slices of sequences and heads with up to `most` scores each; at least one head of one sequence."""
+    if heads * t * t <= most:
+        step = max(most // max(heads * t * t, 1), 1)
         for start in range(0, b, step):
             yield slice(start, min(start + step, b)), slice(0, heads)
         return
-    step = max(BLOCK // (t * t), 1)
+    step = max(most // (t * t), 1)
     for sequence in range(b):
         for start in range(0, heads, step):
             yield slice(sequence, sequence + 1), slice(start, min(start + step, heads))
 
 
-def _largest(b: int, heads: int, t: int) -> int:
-    """Scores of the largest block."""
-    return max(((s.stop - s.start) * (h.stop - h.start) * t * t for s, h in blocks(b, heads, t)), default=0)
+def scores_buffer(b: int, heads: int, t: int, most: int, dtype: Any) -> Array:
+    """Room for the scores of the largest of these blocks."""
+    return np.empty(
+        max(((s.stop - s.start) * (h.stop - h.start) * t * t for s, h in blocks(b, heads, t, most)), default=0), dtype
+    )
 
 
-def _corner(buffer: Array, shape: tuple[int, ...]) -> Array:
+def corner(buffer: Array, shape: tuple[int, ...]) -> Array:
     """The beginning of `buffer` as scores (b, h, t, t), for q of this shape (b, h, t, d/h)."""
     b, heads, t, _ = shape
     return buffer[: b * heads * t * t].reshape(b, heads, t, t)
@@ -136,7 +139,7 @@ def _dropped(x: Array, keep: Array, p: float) -> Array:
     return np.where(keep, x / (1 - p), 0)
 
 
-def _split_heads(x: Array, heads: int) -> Array:
+def split_heads(x: Array, heads: int) -> Array:
     """(b, t, d) -> (b, h, t, d/h), a view."""
     b, t, d = x.shape
     return x.reshape(b, t, heads, d // heads).transpose(0, 2, 1, 3)

@@ -32,39 +32,19 @@ def fold(
     forward: LinearForward,
     backward: LinearBackward,
     parallel_map: Callable[..., Iterable[Any]] = map,
+    *,
+    training: bool = True,
 ) -> Operations:
-    """The linear maps of these modules, (W0, adapter) by name, valid while their arrays keep these values.
+    """The linear maps of these modules; see `kernels.Fold`."""
+    folded = Folded(modules.values(), parallel_map(_folded_weight, modules.values()))
 
-    forward, backward: what is called for any other weights or adapter, and under dropout.
-    parallel_map: the `map` that shares out the folding.
-    """
-    folded = _Folded(modules.values(), forward, backward, parallel_map)
-    return {"sora_linear_forward": folded.forward, "sora_linear_backward": folded.backward}
-
-
-class _Folded:
-    """Folded weights by the `id` of W0.  W0 is held too: while it lives, no other array can have its id."""
-
-    def __init__(
-        self,
-        modules: Iterable[tuple[Array, SoRA]],
-        forward: LinearForward,
-        backward: LinearBackward,
-        parallel_map: Callable[..., Iterable[Any]],
-    ) -> None:
-        modules = list(modules)
-        weights = parallel_map(_folded_weight, modules)
-        self.known = {id(W0): (W0, adapter, W) for (W0, adapter), W in zip(modules, weights, strict=True)}
-        self.other_forward, self.other_backward = forward, backward
-
-    def forward(
-        self, x: Array, W0: Array, b: Array | None, adapter: SoRA | None, *, keep: Array | None = None, p: Any = 0.0
+    def folded_forward(
+        x: Array, W0: Array, b: Array | None, adapter: SoRA | None, *, keep: Array | None = None, p: Any = 0.0
     ) -> tuple[Array, LinearKept]:
         """y = x Wᵀ + b; see `sora_linear_forward`."""
-        found = self.known.get(id(W0))
-        if found is None or keep is not None or adapter is None or not _same(adapter, found[1]):
-            return self.other_forward(x, W0, b, adapter, keep=keep, p=p)
-        W = found[2]
+        W = folded.find(W0, adapter)
+        if W is None or adapter is None or keep is not None:
+            return forward(x, W0, b, adapter, keep=keep, p=p)
         leading = x.shape[:-1]
         x = x.reshape(math.prod(leading), W.shape[1])
         y = x @ W.T
@@ -72,10 +52,12 @@ class _Folded:
             y += b
         return y.reshape(*leading, W.shape[0]), FoldedCache(x, W, adapter, leading)
 
-    def backward(self, dy: Array, cache: Cache, *, dx: bool = True, dW0: bool = False, db: bool = False) -> LinearGrads:
+    def folded_backward(
+        dy: Array, cache: Cache, *, dx: bool = True, dW0: bool = False, db: bool = False
+    ) -> LinearGrads:
         """Gradients of ⟨dy, y⟩; see `sora_linear_backward`."""
         if not isinstance(cache, FoldedCache):
-            return self.other_backward(dy, cache, dx=dx, dW0=dW0, db=db)
+            return backward(dy, cache, dx=dx, dW0=dW0, db=db)
         x, W, (A, g, B, s), leading = cache
         dy = dy.reshape(len(x), W.shape[0])
         z, v = x @ A.T, s * (dy @ B)
@@ -88,6 +70,25 @@ class _Folded:
             db=dy.sum(axis=0) if db else None,
         )
 
+    return {"sora_linear_forward": folded_forward, "sora_linear_backward": folded_backward}
+
+
+class Folded:
+    """What was made of some modules, (W0, adapter), by the `id` of W0.
+
+    W0 is held too: while it lives, no other array can have its id.
+    """
+
+    def __init__(self, modules: Iterable[tuple[Array, SoRA]], made: Iterable[Array]) -> None:
+        self._known = {id(W0): (W0, adapter, array) for (W0, adapter), array in zip(modules, made, strict=True)}
+
+    def find(self, W0: Array, adapter: SoRA | None) -> Array | None:
+        """What was made of these very arrays; None of any others."""
+        _, known, array = self._known.get(id(W0), (None, None, None))
+        if known is None or adapter is None or adapter.s != known.s:
+            return None
+        return array if all(part is other for part, other in zip(adapter[:3], known[:3], strict=True)) else None
+
 
 def _folded_weight(module: tuple[Array, SoRA]) -> Array:
     """W of one module, (W0, adapter)."""
@@ -95,8 +96,3 @@ def _folded_weight(module: tuple[Array, SoRA]) -> Array:
     W = np.matmul(s * (B * g), A)
     W += W0
     return W
-
-
-def _same(adapter: SoRA, known: SoRA) -> bool:
-    """Whether these are the very arrays that were folded."""
-    return adapter.s == known.s and all(part is other for part, other in zip(adapter[:3], known[:3], strict=True))

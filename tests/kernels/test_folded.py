@@ -1,4 +1,4 @@
-"""The folded linear map beside the specification's: inside the bounds of the specification, on random shapes."""
+"""The folded linear maps beside the specification's: inside the bounds of the specification, on random shapes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kernel_inputs import DTYPES, SEEDS, Floats, normal, wide
+from numba_here import MISSING
 
-from sora_ref import SoRA, sora_linear_backward, sora_linear_forward
+from sora_ref import SoRA, kernels, sora_linear_backward, sora_linear_forward
 from sora_ref.bounds import linear_backward_bound, linear_bound
-from sora_ref.kernels.numpy.folded import fold
+from sora_ref.kernels import Fold
+
+SETS = ("numpy",) if MISSING else ("numpy", "numba")
+
+
+def fold_of(name: str) -> Fold:
+    fold = kernels.get("numpy", name).fold
+    assert fold is not None
+    return fold
 
 
 @st.composite
@@ -25,25 +34,32 @@ def linears(draw: Any) -> tuple[int, tuple[int, ...], int, int, int, float, bool
 
 @pytest.mark.bounded("SORA-BOUND-2", "SORA-BOUND-4")
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", SETS)
 @given(problem=linears())
-def test_the_folded_map_and_its_gradients_are_inside_the_derived_bounds(dtype: str, problem: Any) -> None:
+def test_the_folded_map_and_its_gradients_are_inside_the_derived_bounds(name: str, dtype: str, problem: Any) -> None:
     seed, leading, in_, out, r, s, with_bias = problem
     rng = np.random.default_rng(seed)
     x, dy = normal(rng, dtype, *leading, in_), normal(rng, dtype, *leading, out)
     W0, b = normal(rng, dtype, out, in_), normal(rng, dtype, out) if with_bias else None
     g = normal(rng, dtype, r) * (rng.random(r) < 0.7).astype(dtype)
     adapter = SoRA(normal(rng, dtype, r, in_), g, normal(rng, dtype, out, r), s)
-    kernels = fold({"m": (W0, adapter)}, refuse, refuse)
-    y, cache = kernels["sora_linear_forward"](x, W0, b, SoRA(*adapter))
-    grads: Any = kernels["sora_linear_backward"](dy, cache, dW0=True, db=True)
+    folded = fold_of(name)({"m": (W0, adapter)}, refuse, refuse)
+    y, cache = folded["sora_linear_forward"](x, W0, b, SoRA(*adapter))
+    grads: Any = folded["sora_linear_backward"](dy, cache, dW0=True, db=True)
     assert {part.dtype for part in (y, *grads)} == {np.dtype(dtype)}
 
     exact = SoRA(wide(adapter.A), wide(g), wide(adapter.B), np.longdouble(s))
     y_, kept = exact_forward(wide(x), wide(W0), None if b is None else wide(b), exact)
     assert np.all(np.abs(y - y_) <= linear_bound(x, W0, b, adapter))
+    value = fold_of(name)({"m": (W0, adapter)}, refuse, refuse, training=False)["sora_linear_forward"]
+    assert np.all(np.abs(value(x, W0, b, adapter)[0] - y_) <= linear_bound(x, W0, b, adapter))
+    frozen_input: Any = folded["sora_linear_backward"](dy, cache, dx=False)
+    assert frozen_input.dx is None
     bounds = linear_backward_bound(dy, x, W0, adapter)
-    for name, right in exact_gradients(dy, kept).items():
-        assert np.all(np.abs(getattr(grads, name) - right) <= getattr(bounds, name)), name
+    for part, right in exact_gradients(dy, kept).items():
+        assert np.all(np.abs(getattr(grads, part) - right) <= getattr(bounds, part)), part
+        if part in ("dA", "dg", "dB"):
+            assert np.all(np.abs(getattr(frozen_input, part) - right) <= getattr(bounds, part)), part
     closed = g == 0
     assert np.all(grads.dA[closed] == 0)
     assert np.all(grads.dB[:, closed] == 0)
@@ -75,11 +91,12 @@ def refuse(*args: Any, **options: Any) -> Any:
     raise AssertionError("fell back on the specification")
 
 
-def test_what_was_not_folded_goes_to_the_specification() -> None:
+@pytest.mark.parametrize("name", SETS)
+def test_what_was_not_folded_goes_to_the_specification(name: str) -> None:
     rng = np.random.default_rng(3)
     x, W0 = normal(rng, "float32", 2, 4), normal(rng, "float32", 3, 4)
     adapter = SoRA(normal(rng, "float32", 2, 4), normal(rng, "float32", 2), normal(rng, "float32", 3, 2), 2.0)
-    kernels = fold({"m": (W0, adapter)}, sora_linear_forward, sora_linear_backward)
+    folded = fold_of(name)({"m": (W0, adapter)}, sora_linear_forward, sora_linear_backward)
     keep = rng.random((2, 4)) < 0.5
     for weights, own, drop, p in (
         (W0.copy(), adapter, None, 0.0),
@@ -88,16 +105,18 @@ def test_what_was_not_folded_goes_to_the_specification() -> None:
         (W0, adapter._replace(s=3.0), None, 0.0),
         (W0, adapter, keep, 0.5),
     ):
-        y, cache = kernels["sora_linear_forward"](x, weights, None, own, keep=drop, p=p)
+        y, cache = folded["sora_linear_forward"](x, weights, None, own, keep=drop, p=p)
         y_, cache_ = sora_linear_forward(x, weights, None, own, keep=drop, p=p)
         assert y.tobytes() == y_.tobytes()
-        found, expected = kernels["sora_linear_backward"](y, cache), sora_linear_backward(y_, cache_)
+        found, expected = folded["sora_linear_backward"](y, cache), sora_linear_backward(y_, cache_)
         for part, other in zip(found, expected, strict=True):
             assert (part is None) == (other is None)
             assert np.array_equal(part if part is not None else 0, other if other is not None else 0)
 
 
-def test_folding_writes_into_none_of_its_arrays_and_is_bound_to_their_identity() -> None:
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", SETS)
+def test_folding_writes_into_none_of_its_arrays_and_is_bound_to_their_identity(name: str, training: bool) -> None:
     rng = np.random.default_rng(4)
     W0 = normal(rng, "float32", 3, 4)
     adapter = SoRA(normal(rng, "float32", 2, 4), normal(rng, "float32", 2), normal(rng, "float32", 3, 2), 2.0)
@@ -108,7 +127,7 @@ def test_folding_writes_into_none_of_its_arrays_and_is_bound_to_their_identity()
         order.append("folded")
         return map(function, modules)
 
-    kernels = fold({"m": (W0, adapter)}, refuse, refuse, parallel_map)
-    kernels["sora_linear_forward"](np.ones((1, 4), np.float32), W0, None, adapter)
+    folded = fold_of(name)({"m": (W0, adapter)}, refuse, refuse, parallel_map, training=training)
+    folded["sora_linear_forward"](np.ones((1, 4), np.float32), W0, None, adapter)
     assert order == ["folded"]
     assert W0.tobytes() == before

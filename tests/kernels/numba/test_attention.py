@@ -1,0 +1,93 @@
+"""Attention with its compiled passes beside the specification's: bounds, NaN and infinities, bits."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from attention_cases import attentions, check_attention, check_unseeing
+from hypothesis import given
+from hypothesis import strategies as st
+from kernel_inputs import SEEDS, normal
+
+from sora_ref.kernels.numpy import attention as plain
+from sora_ref.models import layers
+
+attention = importlib.import_module("sora_ref.kernels.numba.attention")
+SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)  # its exp gives 0 where it would be less
+
+
+@pytest.mark.bounded
+@given(case=attentions())
+def test_attention_is_the_specifications(case: dict[str, Any]) -> None:
+    check_attention(attention, "float32", case, SMALLEST_NORMAL)
+
+
+def test_attention_of_a_query_that_sees_nothing_is_zero_and_so_are_its_gradients() -> None:
+    check_unseeing(attention)
+
+
+@pytest.mark.exact
+@given(case=attentions())
+def test_another_dtype_is_numpys_bit_for_bit(case: dict[str, Any]) -> None:
+    rng, heads, shape = case["rng"], case["heads"], case["shape"]
+    q, k, v, dy = (normal(rng, "float64", *shape) for _ in range(4))
+    bias = layers.attention_bias(case["mask"], np.float64)
+    (y, kept), (y_, kept_) = (m.attention_forward(q, k, v, heads, bias) for m in (attention, plain))
+    assert y.tobytes() == y_.tobytes() == attention.attention_value(q, k, v, heads, bias)[0].tobytes()
+    for found, right in zip(attention.attention_backward(dy, kept), plain.attention_backward(dy, kept_), strict=True):
+        assert found.tobytes() == right.tobytes()
+
+
+def softmax_of(scores: Any) -> Any:
+    """The compiled softmax of one row alone."""
+    x = np.array(scores, np.float32)[None, None, None, :].repeat(len(scores), axis=2)
+    attention.softmax(x, np.float32(1), np.zeros((1, 1, 1, len(scores)), np.float32), False, 0, 0)
+    return x[0, 0, 0]
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [0.0, np.nan, 1.0],
+        [-np.nan, 0.0, 1.0],
+        [np.inf, 0.0, 1.0],
+        [np.inf, 0.0, 100.0],  # exp overflows beside the infinity
+        [np.inf, -np.inf, np.nan],
+        [-np.inf, -np.inf, -np.inf],
+        [-np.inf, 0.0, -np.inf],
+        [3e38, -3e38, 0.0],
+    ],
+)
+def test_softmax_of_nan_and_infinities_is_the_specifications(scores: list[float]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        right = layers.softmax(np.array(scores, np.float32))
+    np.testing.assert_array_equal(softmax_of(scores), right)
+
+
+@pytest.mark.exact
+@given(seed=SEEDS, n=st.integers(1, 70))
+def test_the_largest_of_a_row_is_its_maximum(seed: int, n: int) -> None:
+    x = normal(np.random.default_rng(seed), "float32", n, size=1e3)
+    for row in (x, -np.abs(x), np.append(x, np.inf).astype(np.float32), np.full(n, -np.inf, np.float32), 0 * x):
+        assert attention.largest(row) == row.max()
+    assert np.isnan(attention.largest(np.append(x, np.nan).astype(np.float32)))
+
+
+@pytest.mark.exact
+@given(case=attentions())
+def test_the_bits_of_a_sequence_do_not_depend_on_those_beside_it_nor_on_the_blocks(case: dict[str, Any]) -> None:
+    rng, heads, (_, t, d) = case["rng"], case["heads"], case["shape"]
+    q, k, v = (normal(rng, "float32", 3, t, d, size=case["size"]) for _ in range(3))
+    seen = layers.attention_bias(np.arange(t) < np.array([t, 0, 1])[:, None], np.float32)
+    bias = seen + normal(rng, "float32", 3, heads, t, t)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "BLOCK", case["block"])
+        whole = attention.attention_forward(q, k, v, heads, bias)[0]
+    alone = [attention.attention_forward(q[[i]], k[[i]], v[[i]], heads, bias[[i]])[0] for i in range(3)]
+    assert whole.tobytes() == np.concatenate(alone).tobytes()
