@@ -8,6 +8,7 @@ from sora_ref.kernels.numba.clip import clip_by_global_norm
 from sora_ref.kernels.numba.compiled import compiling
 from sora_ref.kernels.numba.embedding import embedding_backward
 from sora_ref.kernels.numba.folded import fold
+from sora_ref.kernels.numba.losses import cross_entropy, linear_cross_entropy
 from sora_ref.kernels.numba.update import update_parameters
 from sora_ref.kernels.numpy.table import KERNELS as NUMPY
 
@@ -19,7 +20,9 @@ KERNELS = Kernels(
         "attention_backward": attention_backward,
         "attention_forward": attention_forward,
         "clip_by_global_norm": clip_by_global_norm,
+        "cross_entropy": cross_entropy,
         "embedding_backward": embedding_backward,
+        "linear_cross_entropy": linear_cross_entropy,
         "update_parameters": update_parameters,
     },
     evaluation={**NUMPY.evaluation, "attention_forward": attention_value},
