@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 import pytest
 
-from sora_ref.kernels.numba.compiled import compiled
+from sora_ref.kernels.numba.compiled import compiled, compiling
 
 
 def quotient(a: Any, b: Any) -> Any:
@@ -41,6 +42,19 @@ def test_a_kernel_lets_go_of_the_interpreters_lock() -> None:
     assert made.targetoptions["nogil"] is True
     assert made.targetoptions["fastmath"] == set()
     assert made(np.float32(1), np.float32(2)) == 0.5
+
+
+def test_what_is_compiled_is_told_and_what_comes_from_the_cache_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SORA_REF_CACHE", str(tmp_path))
+    for expected in (["quotient"], []):
+        told, made = list[str](), compiled(quotient)
+        with compiling(told.append):
+            assert made(1.0, 2.0) == 0.5
+        assert told == expected
+    made(np.float32(1), np.float32(2))  # outside, nobody is told
+    assert told == []
 
 
 def test_where_numba_is_told_not_to_compile_the_function_is_itself(monkeypatch: pytest.MonkeyPatch) -> None:
