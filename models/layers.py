@@ -1,4 +1,4 @@
-"""The layers of a transformer encoder that SoRA does not touch, each forward beside its backward.
+"""The layers of a transformer that SoRA does not touch, each forward beside its backward.
 
 Every pair repeats the same beats: shapes, forward, what is kept, then the backward's terms as in the derivation.
 Pairs that faster kernels may replace are also fields of `models.ops.ModelOps`, which states their signatures: models
@@ -90,6 +90,38 @@ def layer_norm_backward(
     return dx, xp.sum(dy * xhat, axis=leading), xp.sum(dy, axis=leading)
 
 
+class RMSNormCache(NamedTuple):
+    """What rms_norm_backward needs."""
+
+    xhat: Array  # (..., d)
+    rrms: Array  # (..., 1)  1/√(mean x² + ε)
+    weight: Array  # (d,)
+
+
+def rms_norm_forward(x: Array, weight: Array, eps: float) -> tuple[Array, RMSNormCache]:
+    """y = w ⊙ x̂ with x̂ = x/√(mean x² + ε) over the last axis; x (..., d), weight (d,), as in Llama.
+
+    ε stands inside the root, so a row of zeros gives zeros.
+    """
+    xp = array_namespace(x)
+    rrms = 1 / xp.sqrt(xp.mean(x * x, axis=-1, keepdims=True) + eps)
+    xhat = x * rrms
+    return xhat * weight, RMSNormCache(xhat, rrms, weight)
+
+
+def rms_norm_backward(dy: Array, cache: RMSNormCache, *, parameters: bool = True) -> tuple[Array, Array | None]:
+    """(dx, dweight) with dx = rrms·(dx̂ − x̂·mean(dx̂ ⊙ x̂)), dx̂ = w ⊙ dy.
+
+    parameters: whether to compute the last, which is None otherwise.
+    """
+    xp = array_namespace(dy)
+    xhat, rrms, weight = cache
+    dxhat = dy * weight
+    mean_dx = xp.mean(dxhat * xhat, axis=-1, keepdims=True)  # through the mean square
+    dx = rrms * (dxhat - xhat * mean_dx)
+    return dx, xp.sum(dy * xhat, axis=tuple(range(dy.ndim - 1))) if parameters else None
+
+
 def gelu_forward(x: Array) -> tuple[Array, Array]:
     """y = x·Φ(x), Φ(x) = ½(1 + erf(x/√2)): the exact GELU, not its tanh form.  Kept: gelu'(x) = Φ(x) + x·φ(x)."""
     xp = array_namespace(x)
@@ -100,6 +132,19 @@ def gelu_forward(x: Array) -> tuple[Array, Array]:
 
 def gelu_backward(dy: Array, derivative: Array) -> Array:
     """dx = dy ⊙ gelu'(x)."""
+    return dy * derivative
+
+
+def silu_forward(x: Array) -> tuple[Array, Array]:
+    """y = x·σ(x), σ(x) = 1/(1 + e⁻ˣ) = ½(1 + tanh(x/2)), which does not overflow.  Kept: silu'(x) = σ(x) + y·σ(−x)."""
+    xp = array_namespace(x)
+    sigmoid = 0.5 * (1 + xp.tanh(0.5 * x))
+    y = x * sigmoid
+    return y, sigmoid + y * (1 - sigmoid)
+
+
+def silu_backward(dy: Array, derivative: Array) -> Array:
+    """dx = dy ⊙ silu'(x)."""
     return dy * derivative
 
 

@@ -34,15 +34,29 @@ class LayerNormBackward(Protocol):
         """See the class."""
 
 
+class RMSNormForward(Protocol):
+    """As `layers.rms_norm_forward`: y and the cache."""
+
+    def __call__(self, x: Array, weight: Array, eps: float) -> tuple[Array, Cache]:
+        """See the class."""
+
+
+class RMSNormBackward(Protocol):
+    """As `layers.rms_norm_backward`: (dx, dweight), the last None unless `parameters`."""
+
+    def __call__(self, dy: Array, cache: Cache, *, parameters: bool = True) -> tuple[Array, Array | None]:
+        """See the class."""
+
+
 class ActivationForward(Protocol):
-    """As `layers.gelu_forward`: y, element by element, and the cache."""
+    """As `layers.gelu_forward` or `layers.silu_forward`: y, element by element, and the cache."""
 
     def __call__(self, x: Array) -> tuple[Array, Cache]:
         """See the class."""
 
 
 class ActivationBackward(Protocol):
-    """As `layers.gelu_backward`: dx, from the derivative that the forward kept."""
+    """As `layers.gelu_backward` or `layers.silu_backward`: dx, from the derivative that the forward kept."""
 
     def __call__(self, dy: Array, derivative: Cache) -> Array:
         """See the class."""
@@ -84,8 +98,12 @@ class ModelOperations(Operations, total=False):
     embedding_backward: EmbeddingBackward
     layer_norm_forward: LayerNormForward
     layer_norm_backward: LayerNormBackward
+    rms_norm_forward: RMSNormForward
+    rms_norm_backward: RMSNormBackward
     gelu_forward: ActivationForward
     gelu_backward: ActivationBackward
+    silu_forward: ActivationForward
+    silu_backward: ActivationBackward
     attention_forward: AttentionForward
     attention_backward: AttentionBackward
     cross_entropy: CrossEntropy
@@ -99,8 +117,12 @@ class ModelOps(Ops):
     embedding_backward: EmbeddingBackward = layers.embedding_backward
     layer_norm_forward: LayerNormForward = layers.layer_norm_forward
     layer_norm_backward: LayerNormBackward = layers.layer_norm_backward
+    rms_norm_forward: RMSNormForward = layers.rms_norm_forward
+    rms_norm_backward: RMSNormBackward = layers.rms_norm_backward
     gelu_forward: ActivationForward = layers.gelu_forward
     gelu_backward: ActivationBackward = layers.gelu_backward
+    silu_forward: ActivationForward = layers.silu_forward
+    silu_backward: ActivationBackward = layers.silu_backward
     attention_forward: AttentionForward = layers.attention_forward
     attention_backward: AttentionBackward = layers.attention_backward
     cross_entropy: CrossEntropy = losses.cross_entropy

@@ -60,13 +60,25 @@ def test_layer_norm_backward_is_the_derivative(seed: int, leading: tuple[int, in
 
 @pytest.mark.exact
 @given(seed=SEEDS, leading=SHAPES)
-def test_layer_norm_backward_leaves_out_the_parameters_only_when_told_to(seed: int, leading: tuple[int, int]) -> None:
+def test_norms_backwards_leave_out_the_parameters_only_when_told_to(seed: int, leading: tuple[int, int]) -> None:
     rng = np.random.default_rng(seed)
     x, weight, bias = rng.standard_normal((*leading, 4)), rng.standard_normal(4), rng.standard_normal(4)
     y, cache = layers.layer_norm_forward(x, weight, bias, 1e-12)
     whole, part = (layers.layer_norm_backward(y, cache, parameters=asked) for asked in (True, False))
     assert part[1:] == (None, None)
     assert np.array_equal(whole[0], part[0])
+    y, of_rms = layers.rms_norm_forward(x, weight, 1e-12)
+    dx, dweight = layers.rms_norm_backward(y, of_rms, parameters=False)
+    assert dweight is None
+    assert np.array_equal(dx, layers.rms_norm_backward(y, of_rms)[0])
+
+
+@pytest.mark.measured
+@given(seed=SEEDS, leading=SHAPES, d=st.integers(1, 6))
+def test_rms_norm_backward_is_the_derivative(seed: int, leading: tuple[int, int], d: int) -> None:
+    rng = np.random.default_rng(seed)
+    p = {"x": rng.standard_normal((*leading, d)), "weight": rng.standard_normal(d)}
+    check_layer(rng, p, lambda at: layers.rms_norm_forward(at["x"], at["weight"], 1e-3), layers.rms_norm_backward)
 
 
 @pytest.mark.measured
@@ -75,6 +87,7 @@ def test_pointwise_backwards_are_the_derivatives(seed: int, leading: tuple[int, 
     rng = np.random.default_rng(seed)
     p = {"x": 2 * rng.standard_normal(leading)}
     check_layer(rng, p, lambda at: layers.gelu_forward(at["x"]), layers.gelu_backward)
+    check_layer(rng, p, lambda at: layers.silu_forward(at["x"]), layers.silu_backward)
     check_layer(rng, p, lambda at: layers.tanh_forward(at["x"]), layers.tanh_backward)
     check_layer(rng, p, lambda at: layers.relu_forward(at["x"]), layers.relu_backward)
 
@@ -317,6 +330,58 @@ def test_gelu_derivative_is_cdf_plus_x_times_density(floats: Space) -> None:
         assert abs(value - exact) <= 2 * F64 * (4 + size * (x * x / 2 + 6) + abs(exact))
 
 
+@pytest.mark.bounded
+def test_silu_is_x_times_the_logistic_function_and_its_derivative_the_quotients(floats: Space) -> None:
+    y, derivative = (floats.to_numpy(part) for part in layers.silu_forward(floats.asarray(GELU_POINTS)))
+    # tanh: 4 ulp, so 8u, of at most 1; its sum, the half and the product 2u, the oracle 4u; the derivative has σ twice
+    sigmoid = np.array([1 / (1 + math.exp(-x)) for x in np.clip(GELU_POINTS, -700, None)])
+    size = np.abs(GELU_POINTS)
+    assert np.all(np.abs(y - GELU_POINTS * sigmoid) <= 14 * F64 * size)
+    exact = sigmoid + GELU_POINTS * sigmoid * (1 - sigmoid)
+    assert np.all(np.abs(derivative - exact) <= 14 * F64 * (1 + 3 * size))
+
+
+@pytest.mark.exact
+def test_silu_of_huge_numbers_is_the_number_or_zero(floats: Space) -> None:
+    x = [1e300, 800.0, 0.0, -800.0, -1e300]
+    y, derivative = (floats.to_numpy(part) for part in layers.silu_forward(floats.asarray(x)))
+    assert y.tolist() == [1e300, 800, 0, 0, 0]
+    assert derivative.tolist() == [1, 1, 0.5, 0, 0]
+
+
+@pytest.mark.bounded
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rms_norm_divides_by_the_root_mean_square(floats: Space, dtype: str) -> None:
+    rng, d, eps, u = np.random.default_rng(11), 7, 2.0**-20, float(unit_roundoff(dtype))
+    x, w = rng.standard_normal((5, d)).astype(dtype), rng.standard_normal(d).astype(dtype)
+    found = floats.to_numpy(layers.rms_norm_forward(floats.asarray(x, dtype), floats.asarray(w, dtype), eps)[0])
+    for row, y in zip(x, found, strict=True):
+        square = sum((Fraction(float(v)) ** 2 for v in row), Fraction()) / d + Fraction(eps)
+        exact = [
+            float(Fraction(float(a)) * Fraction(float(v))) / math.sqrt(square) for a, v in zip(w, row, strict=True)
+        ]
+        # the mean of squares, all positive: d + 1 roundings, ε 2, which the root halves; root, quotient, two products
+        assert np.all(np.abs(y - exact) <= (gamma(d + 3, u) / 2 + gamma(4, u) + 4 * F64) * np.abs(exact))
+
+
+@pytest.mark.exact
+def test_rms_norm_of_a_row_of_zeros_is_zero_and_it_ignores_the_scale_of_dyadic_rows(floats: Space) -> None:
+    rng = np.random.default_rng(12)
+    x, w = rng.integers(-500, 500, (6, 8)) / 64, rng.standard_normal(8)
+
+    def norm(v: Floats, eps: float) -> Floats:
+        return floats.to_numpy(layers.rms_norm_forward(floats.asarray(v), floats.asarray(w), eps)[0])
+
+    assert not np.any(norm(np.zeros((2, 8)), 1e-12))
+    assert norm(x, 0.0).tolist() == norm(4 * x, 0.0).tolist() == norm(x / 16, 0.0).tolist()
+
+
+@pytest.mark.exact
+def test_rms_norm_has_its_eps_inside_the_root_and_takes_no_mean_away() -> None:
+    y, _ = layers.rms_norm_forward(np.array([[2.0, 2.0]]), np.ones(2), 12.0)
+    assert y.tolist() == [[0.5, 0.5]]  # 2/√(4 + 12)
+
+
 def test_layers_return_the_dtype_they_are_given(floats: Space) -> None:
     x = floats.asarray(np.ones((1, 2, 4)), "float32")
     w = floats.asarray(np.ones(4), "float32")
@@ -324,8 +389,10 @@ def test_layers_return_the_dtype_they_are_given(floats: Space) -> None:
     outs = [
         layers.gelu_forward(x)[0],
         layers.gelu_forward(x)[1],
+        *layers.silu_forward(x),
         layers.tanh_forward(x)[0],
         layers.softmax(x),
+        layers.rms_norm_forward(x, w, 1e-12)[0],
         layers.layer_norm_forward(x, w, w, 1e-12)[0],
         layers.attention_forward(x, x, x, 2, layers.attention_bias(mask, x.dtype))[0],
         layers.dropout_forward(x, floats.asarray(np.ones((1, 2, 4)), "bool"), 0.3),

@@ -78,5 +78,6 @@ def _mantissa(x: np.float32) -> tuple[np.float32, np.float32]:
     shifted = x * _PER_LN2 + _ROUND
     n = shifted - _ROUND
     r = (x - n * HI) - n * LO
-    q = (((C6 * r + C5) * r + C4) * r + C3) * r + C2
-    return (q * r) * r + r + _ONE, shifted
+    square = r * r  # Estrin's order: the processor waits for fewer results than in Horner's
+    q = (C6 * square + (C5 * r + C4)) * square + (C3 * r + C2)
+    return (q * square + r) + _ONE, shifted

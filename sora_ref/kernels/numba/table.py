@@ -8,7 +8,9 @@ from sora_ref.kernels.numba.clip import clip_by_global_norm
 from sora_ref.kernels.numba.compiled import compiling
 from sora_ref.kernels.numba.embedding import embedding_backward
 from sora_ref.kernels.numba.folded import fold
+from sora_ref.kernels.numba.gelu import gelu_forward, gelu_value
 from sora_ref.kernels.numba.losses import cross_entropy, linear_cross_entropy
+from sora_ref.kernels.numba.silu import silu_forward, silu_value
 from sora_ref.kernels.numba.update import update_parameters
 from sora_ref.kernels.numpy.table import KERNELS as NUMPY
 
@@ -22,10 +24,17 @@ KERNELS = Kernels(
         "clip_by_global_norm": clip_by_global_norm,
         "cross_entropy": cross_entropy,
         "embedding_backward": embedding_backward,
+        "gelu_forward": gelu_forward,
         "linear_cross_entropy": linear_cross_entropy,
+        "silu_forward": silu_forward,
         "update_parameters": update_parameters,
     },
-    evaluation={**NUMPY.evaluation, "attention_forward": attention_value},
+    evaluation={
+        **NUMPY.evaluation,
+        "attention_forward": attention_value,
+        "gelu_forward": gelu_value,
+        "silu_forward": silu_value,
+    },
     fold=fold,
     compiling=compiling,
 )
