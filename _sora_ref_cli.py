@@ -1,6 +1,6 @@
 """Where the console script `sora-ref` begins: a signal is one line from here on, while the libraries are still loading.
 
-This module stands outside the package, for whatever is imported from there loads NumPy first.
+This module stands outside the package, so that nothing of that is loaded before.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def main() -> None:
         from sora_ref.cli.main import main as run
 
         run(ready)
-    except ImportError as error:  # of NumPy, without which there is nothing: all others are met with in `run`
+    except ImportError as error:  # of the package itself: all others are met with in `run`
         said = " ".join(str(error).split())[:300]
-        sys.exit(f"sora-ref: NumPy cannot be loaded ({said}): expected a sound installation of sora_ref")
+        sys.exit(f"sora-ref: a part of it cannot be loaded ({said}): expected a sound installation of sora_ref")
     except KeyboardInterrupt as second:  # while the first was being said
         _end(getattr(second, "number", signal.SIGINT))
     finally:

@@ -1,7 +1,7 @@
 """The options of sora_ref's pytest plugin, and nothing else until --sora-impl is given.
 
 pytest imports the plugins of all that is installed, in every session of everybody; this module stands outside the
-package, for whatever is imported from there loads NumPy first.
+package, so that nothing of that is loaded in them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """SoRA, Sparse Low-rank Adaptation (Ding et al., EMNLP 2023): a verified specification that runs.
 
 The specification is this package's own modules; what is built on it lives in `sora_ref.models`, `sora_ref.run` and
-`sora_ref.peft`.  Importing this package loads NumPy and the array-compat layer, nothing else.
+`sora_ref.peft`.  Importing this package is quick; the first name that is used loads the specification, with NumPy and
+the array-compat layer, and nothing else.
 
     >>> import numpy as np
     >>> import sora_ref as sr
@@ -13,82 +14,26 @@ The specification is this package's own modules; what is built on it lives in `s
 Two namespaces: `sr.schedules` for learning rates and strengths over time, `sr.bounds` for rounding.
 """
 
-from sora_ref import bounds, schedules
-from sora_ref.algorithm1 import Performance, Stage, begin_stage, sparsify, stages
-from sora_ref.count import count_parameters, module_ranks
-from sora_ref.errors import SoRAError
-from sora_ref.gate import ADAMW_XI, GATE_RULES, PAPER, RELEASED, GateRule, gate_update
-from sora_ref.gradients import clip_by_global_norm, combine_microbatches
-from sora_ref.init import generator, initial_adapter, survival_probability
-from sora_ref.linear import LinearGrads, SoRA, sora_linear_backward, sora_linear_forward
-from sora_ref.names import pack, pack_gradients, unpack
-from sora_ref.ops import SPEC, Ops
-from sora_ref.optim import SGD, AdamW, Optimiser, zero_moments
-from sora_ref.prox import kkt_distance, l1_value, released_threshold, soft_threshold
-from sora_ref.prune import LoRA, absorb_gate, delta, kept_components, merge, prune, unmerge
-from sora_ref.schedules import Schedule
-from sora_ref.step import RECIPES, Rates, Recipe, TrainState, initial_state, training_step
+import importlib
+import importlib.util
+import typing
 
-__version__ = "0.1.0"
-SPEC_VERSION = "0.3"
-"""The version of the clauses in docs/spec.md, whose changes are listed apart in CHANGELOG.md.
+from sora_ref.version import SPEC_VERSION as SPEC_VERSION
+from sora_ref.version import __version__ as __version__
 
->>> sr.SPEC_VERSION
-'0.3'
-"""
+if typing.TYPE_CHECKING:
+    from sora_ref.public import *  # noqa: F403
+    from sora_ref.public import __all__ as __all__
+else:  # for a type checker would take a module with a `__getattr__` to have any name whatever
 
-__all__ = [
-    "ADAMW_XI",
-    "GATE_RULES",
-    "PAPER",
-    "RECIPES",
-    "RELEASED",
-    "SGD",
-    "SPEC",
-    "SPEC_VERSION",
-    "AdamW",
-    "GateRule",
-    "LinearGrads",
-    "LoRA",
-    "Ops",
-    "Optimiser",
-    "Performance",
-    "Rates",
-    "Recipe",
-    "Schedule",
-    "SoRA",
-    "SoRAError",
-    "Stage",
-    "TrainState",
-    "absorb_gate",
-    "begin_stage",
-    "bounds",
-    "clip_by_global_norm",
-    "combine_microbatches",
-    "count_parameters",
-    "delta",
-    "gate_update",
-    "generator",
-    "initial_adapter",
-    "initial_state",
-    "kept_components",
-    "kkt_distance",
-    "l1_value",
-    "merge",
-    "module_ranks",
-    "pack",
-    "pack_gradients",
-    "prune",
-    "released_threshold",
-    "schedules",
-    "soft_threshold",
-    "sora_linear_backward",
-    "sora_linear_forward",
-    "sparsify",
-    "stages",
-    "survival_probability",
-    "training_step",
-    "unmerge",
-    "unpack",
-    "zero_moments",
-]
+    def __getattr__(name: str) -> object:
+        """A name of `sora_ref.public`, or a module of this package, when it is first asked for."""
+        if not name.startswith("__") and importlib.util.find_spec(f"{__name__}.{name}") is not None:
+            return importlib.import_module(f"{__name__}.{name}")
+        public = importlib.import_module(f"{__name__}.public")
+        if name not in ("__all__", *public.__all__):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return globals().setdefault(name, getattr(public, name))
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__getattr__("__all__")})

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from sora_ref.linear import SoRA
 from sora_ref.preconditions import require
-from sora_ref.prune import kept_components
+from sora_ref.pruning import kept_components
 
 
 class Counts(NamedTuple):

@@ -38,7 +38,7 @@ HOMES = {
     "fcntl": {"sora_ref.storage.flock"},
     "filelock": {"sora_ref.storage"},
     "huggingface_hub": {"sora_ref.run.hub"},
-    "hypothesis": {"sora_ref.conformance", "sora_ref.cli.check"},
+    "hypothesis": {"sora_ref.conformance", "sora_ref.cli.checking"},
     "llvmlite": {"sora_ref.kernels.numba"},
     "matplotlib": {"sora_ref.run.pictures"},
     "numba": {"sora_ref.kernels.numba"},
@@ -147,17 +147,43 @@ def test_specification_needs_numpy_and_the_array_layer_only(module: str) -> None
     assert {name.split(".")[0] for name in imports(SOURCES[module])} <= allowed
 
 
-def test_importing_sora_ref_loads_the_specification_alone() -> None:
-    code = (
-        "import sys, sora_ref; loaded = {name.split('.')[0] for name in sys.modules}; "
-        f"print(*sorted(loaded & set({FOREIGN!r}))); "
-        "print(*sorted(name for name in sys.modules if name.startswith('sora_ref')))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    foreign, ours = done.stdout.splitlines()
-    assert foreign == ""
-    assert {room(name) for name in ours.split()} <= {"backends", "spec"}
+def loaded(*statements: str) -> list[set[str]]:
+    """The modules that each statement loads, one after the other, in a process of their own."""
+    code = ["import sys", "seen = set(sys.modules)"]
+    for statement in statements:
+        code += [statement, "print(*set(sys.modules) - seen)", "seen = set(sys.modules)"]
+    done = subprocess.run([sys.executable, "-c", "\n".join(code)], capture_output=True, text=True, check=True)
     assert done.stderr == ""
+    return [set(line.split()) for line in done.stdout.split("\n")[:-1]]
+
+
+def test_importing_sora_ref_loads_its_version_and_a_name_of_it_the_specification_alone() -> None:
+    _, package, used = loaded("import importlib.util, typing", "import sora_ref as sr", "sr.soft_threshold")
+    assert package == {"sora_ref", "sora_ref.version"}
+    assert {"sora_ref.public", "sora_ref.prox"} <= used
+    assert {room(name) for name in used if name.startswith("sora_ref")} <= {"backends", "spec"}
+    allowed = {*sys.stdlib_module_names, "numpy", "array_api_compat", "sora_ref"}
+    tops = {name.partition(".")[0] for name in used}
+    assert tops & set(FOREIGN) == set()
+    assert {top for top in tops - allowed if not top.startswith(("_", "cython"))} == set()  # NumPy's own Cython types
+
+
+def test_a_public_name_is_the_same_whichever_module_was_imported_first() -> None:
+    """A module stands under its name in the package once it is loaded, and would hide a function of that name."""
+    import sora_ref
+
+    modules = {name.removeprefix("sora_ref.") for name in SOURCES}
+    assert modules & set(sora_ref.__all__) == {"bounds", "schedules"}
+    code = (
+        "import importlib, sys\n"
+        f"for first in {sorted(name for name in SOURCES if room(name) == 'spec' and name != 'sora_ref.__main__')!r}:\n"
+        "    for name in [name for name in sys.modules if name.startswith('sora_ref')]: del sys.modules[name]\n"
+        "    importlib.import_module(first)\n"
+        "    import sora_ref as sr\n"
+        "    same = [getattr(sr, name) is getattr(sys.modules['sora_ref.public'], name) for name in sr.__all__]\n"
+        "    assert all(same), first\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_package_list_equals_the_packages_on_disk() -> None:

@@ -43,7 +43,7 @@ from sora_ref.backends import get
 from sora_ref.backends.exact_backend import Rational
 from sora_ref.linear import LinearCache
 from sora_ref.prox import prox_kkt_distance, released_penalty
-from sora_ref.prune import MergedLinear
+from sora_ref.pruning import MergedLinear
 
 
 def test_operators_of_the_rationals_give_rationals_and_leave_their_operands_what_they_are() -> None:

@@ -6,7 +6,7 @@ from sora_ref.backends import Array
 from sora_ref.bounds.analysis import INFLATION, Path, Underflow, gated, size_of, sizes_of
 from sora_ref.bounds.precision import Precision, precision_of
 from sora_ref.linear import SoRA
-from sora_ref.prune import delta
+from sora_ref.pruning import delta
 
 
 def merge_bound(W0: Array, adapter: SoRA, *, precision: Precision | None = None) -> Array:

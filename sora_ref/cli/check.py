@@ -1,33 +1,14 @@
-"""`sora-ref check`: anyone's SoRA against the specification, clause by clause."""
+"""`sora-ref check`: its options; what it does stands in `checking`, which loads the kit."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import os
-import shutil
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
-from hypothesis.configuration import set_hypothesis_home_dir
 
-from sora_ref.conformance.checks.catalogue import known_ids, select
-from sora_ref.conformance.engine.check import Check, Level
-from sora_ref.conformance.engine.loading import load, misspelt
-from sora_ref.conformance.engine.outcome import Outcome, Report
-from sora_ref.conformance.engine.runner import EXAMPLES
-from sora_ref.conformance.frontends.call import check_implementation
-from sora_ref.conformance.frontends.expected import expected_failures
-from sora_ref.conformance.frontends.json_report import as_json
-from sora_ref.conformance.frontends.junit import as_junit
-from sora_ref.conformance.frontends.text import WORDS, lines
-from sora_ref.errors import SoRAError
-from sora_ref.storage.files import write_bytes
-from sora_ref.storage.json_text import to_json
+if TYPE_CHECKING:
+    from sora_ref.conformance.engine.check import Level
 
 _file = click.Path(path_type=Path, allow_dash=True)
 
@@ -41,9 +22,7 @@ _file = click.Path(path_type=Path, allow_dash=True)
     "--dtype", type=click.Choice(["float64", "float32"]), help="Of the arrays; the implementation's best by default."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Equal seeds, equal examples.")
-@click.option(
-    "--max-examples", type=click.IntRange(min=1), default=EXAMPLES, show_default=True, help="For every check."
-)
+@click.option("--max-examples", type=click.IntRange(min=1), default=50, show_default=True, help="For every check.")
 @click.option("--only", multiple=True, metavar="ID", help="This check or clause, and others so named; no badge then.")
 @click.option("--expect-failure", multiple=True, metavar="ID=REASON", help="Known not to hold; wrong where it holds.")
 @click.option("--json", "json_file", type=_file, metavar="FILE", help="The report as JSON; - is standard output.")
@@ -71,11 +50,11 @@ def check(
     listing: bool,
     quiet: bool,
 ) -> None:
-    """Check an implementation of SoRA against the specification, clause by clause.
+    """Check anyone's SoRA against the specification, clause by clause.
 
     PKG.MODULE:NAME is a class that shows it (or an instance, or a function that makes one): a subclass of
     sora_ref.conformance.Implementation.  Importing its module runs that module's code; the current folder is searched
-    first.  The status is 0 only if all required clauses hold.
+    first, and this is the one command that runs code of it.  The status is 0 only if all required clauses hold.
     """
     ours = itself or museum or listing
     if (address is not None) + itself + museum + listing != 1:
@@ -84,165 +63,21 @@ def check(
         raise click.UsageError("--dtype, --identify and --json belong to an implementation: expected pkg.module:Name")
     if (ours or identify) and (only or expect_failure or junit):
         raise click.UsageError("--only, --expect-failure and --junit belong to the checks of an implementation")
+    from sora_ref.cli import checking
+
     if listing:
-        click.echo("\n".join(listed(select(level))))
+        click.echo("\n".join(checking.listed(level)))
     if itself:
-        context.exit(_check_ourselves(level, seed, max_examples))
+        context.exit(checking.check_ourselves(level, seed, max_examples))
     if museum:
-        context.exit(_visit_museum(seed, max_examples, quiet))
+        context.exit(checking.visit_museum(seed, max_examples, quiet))
     if address is None:
         return
-    known_ids(only)
-    expected = expected_failures(expect_failure)
-    for path in (json_file, junit):
-        _require_writable(path)
+    asked = checking.Asked(address, dtype, seed, json_file)
     if identify:
-        _identify(address, dtype, seed, json_file)
+        checking.identify(asked)
         return
-    set_hypothesis_home_dir(tempfile.gettempdir())  # it keeps constants, which are of no use here
-    with _prints_go_to_standard_error(), _progress(select(level, only), quiet) as say:
-        implementation = load(address)
-        report = check_implementation(
-            implementation,
-            level=level,
-            dtype=dtype,
-            seed=seed,
-            max_examples=max_examples,
-            only=only,
-            expected_failures=expected,
-            say=say,
-        )
-    hints = [*misspelt(implementation), *_idle(expected, report)]
-    report = dataclasses.replace(report, notes=(*report.notes, *hints))
-    click.echo(_styled(lines(report, implementation, address)), err=_takes_stdout(json_file))
-    _write_json(json_file, as_json(report, implementation, address))
-    if junit is not None:
-        _write(junit, as_junit(report, implementation, address))
-    context.exit(0 if report.holds else 1)
-
-
-def listed(checks: tuple[Check, ...]) -> list[str]:
-    """A line for every check: id, which begins with the clause; level, version, function, title, and what it needs."""
-    ids, functions = (max(map(len, words)) for words in zip(*((x.id, x.stated_by) for x in checks), strict=True))
-    return [
-        f"{each.id:<{ids}}  {each.level}  {each.since}  {each.stated_by:<{functions}}  {each.title} "
-        f"[{', '.join(each.requires)}]"
-        for each in checks
-    ]
-
-
-def _check_ourselves(level: Level, seed: int, max_examples: int) -> int:
-    from sora_ref.conformance.frontends.self_check import self_check
-
-    reports: list[Report] = self_check(click.echo, level=level, seed=seed, max_examples=max_examples)
-    return 0 if reports and all(report.holds for report in reports) else 1
-
-
-def _visit_museum(seed: int, max_examples: int, quiet: bool) -> int:
-    from sora_ref.conformance.museum import Verdict, last_line, run_all
-
-    def say(verdict: Verdict) -> None:
-        if not (quiet and verdict.right):
-            click.echo(str(verdict))
-
-    verdicts = run_all(say, seed=seed, max_examples=max_examples)
-    click.echo(last_line(verdicts))
-    return 0 if verdicts and all(verdict.right for verdict in verdicts) else 1
-
-
-def _identify(address: str, dtype: str | None, seed: int, json_file: Path | None) -> None:
-    from sora_ref.conformance.frontends.identify import identify
-
-    with _prints_go_to_standard_error():
-        found = identify(load(address), dtype=dtype, seed=seed)
-    click.echo("\n".join(found.lines()), err=_takes_stdout(json_file))
-    _write_json(json_file, found.as_json())
-
-
-def _idle(expected: Mapping[str, str], report: Report) -> list[str]:
-    """A sentence for every expected failure that nothing in the run bears on."""
-    looked_at = [each.check for each in report.outcomes if each.status != "skipped"]
-    used = {name for each in looked_at for name in (each.id, each.clause)}
-    return [f"the expected failure of {name} was not looked at" for name in expected if name not in used]
-
-
-def _require_writable(path: Path | None) -> None:
-    """Said before the checks run, and not after."""
-    if path is None or _takes_stdout(path):
-        return
-    if path.is_dir():
-        raise SoRAError(f"{path}: is a folder: expected the name of a file")
-    above = Path(os.path.abspath(path)).parents
-    folder = next((each for each in above if each.exists()), above[-1])  # a drive of Windows may be absent
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise SoRAError(f"{path}: cannot be written: expected a writable folder, and {folder} is none")
-
-
-def _takes_stdout(path: Path | None) -> bool:
-    return str(path) == "-"
-
-
-def _write_json(path: Path | None, value: Any) -> None:
-    if path is None:
-        return
-    text = to_json(value, indent=2)
-    if _takes_stdout(path):
-        click.echo(text)
-    else:
-        _write(path, (text + "\n").encode())
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all; into what is no file, such as a pipe, without putting a file in its place."""
-    if path.exists() and not path.is_file():
-        with path.open("wb") as out:
-            out.write(data)
-    else:
-        write_bytes(path.resolve(), data)
-
-
-@contextlib.contextmanager
-def _prints_go_to_standard_error() -> Iterator[None]:
-    """What an implementation prints is no part of the report."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
-
-
-@contextlib.contextmanager
-def _progress(checks: tuple[Check, ...], quiet: bool) -> Iterator[Callable[[Outcome], None]]:
-    """A line on a terminal that says which check runs, gone when it is done."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda outcome: None
-        return
-    done = 0
-
-    def show(text: str) -> None:
-        sys.stderr.write("\r\x1b[K" + text)
-        sys.stderr.flush()
-
-    def running() -> None:
-        text = f"{done + 1}/{len(checks)} {checks[done].id}: {checks[done].title}" if done < len(checks) else ""
-        show(text[: shutil.get_terminal_size().columns - 1])  # what wraps is not erased
-
-    def say(outcome: Outcome) -> None:
-        nonlocal done
-        done += 1
-        if outcome.status not in ("passed", "skipped"):
-            show(f"{outcome.check.id}: {WORDS[outcome.status]}\n")
-        running()
-
-    running()
-    try:
-        yield say
-    finally:
-        show("")
-
-
-def _styled(text: list[str]) -> str:
-    """Colours, which `click.echo` drops where there is no terminal."""
-    colours = {"refused ": "red", "SoRA ": "green", "no badge": "red"}
-    styled = []
-    for line in text:
-        colour = next((colour for start, colour in colours.items() if line.startswith(start)), None)
-        styled.append(click.style(line, fg=colour, bold=True) if colour else line)
-    return "\n".join(styled)
+    holds = checking.check_theirs(
+        asked, level=level, max_examples=max_examples, only=only, failures=expect_failure, junit=junit, quiet=quiet
+    )
+    context.exit(0 if holds else 1)

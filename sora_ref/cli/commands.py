@@ -11,6 +11,7 @@ import click
 
 from sora_ref import SPEC_VERSION, __version__
 from sora_ref.cli import apply, options, ship
+from sora_ref.cli.check import check
 from sora_ref.cli.terminal import say, show
 from sora_ref.cli.train import train
 
@@ -23,7 +24,7 @@ def cli() -> None:
     """Fine-tune a transformer with SoRA, prune it, prove the pruning, ship it."""
 
 
-for _command in (train, apply.evaluate, apply.predict, ship.prune, ship.merge, ship.export):
+for _command in (train, apply.evaluate, apply.predict, ship.prune, ship.merge, ship.export, check):
     cli.add_command(_command)
 
 
@@ -62,28 +63,6 @@ def fetch(names: tuple[str, ...], as_json: bool, quiet: bool) -> None:
 
     folders = {name: str(download(name, say=say(quiet))) for name in names or ARTEFACTS}
     show(folders, [f"{name}: {folder}" for name, folder in folders.items()], as_json)
-
-
-@cli.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-@click.pass_context
-def check(context: click.Context, arguments: tuple[str, ...]) -> None:
-    """Check anyone's SoRA against the specification, clause by clause.
-
-    It imports the module that it is given, from the current folder first: that module's code runs.  This is the one
-    command that runs code of the current folder.
-    """
-    try:
-        from sora_ref.cli.check import check as whole
-    except ModuleNotFoundError as error:
-        if str(error.name).startswith("sora_ref") or not {"-h", "--help"}.intersection(arguments):
-            raise
-        click.echo(
-            f"{context.get_help()}\n\n  Its options are listed once it is installed: pip install 'sora_ref[check]'"
-        )
-        return
-    with whole.make_context("check", list(arguments), parent=context.parent) as inner:
-        whole.invoke(inner)
 
 
 @cli.command()

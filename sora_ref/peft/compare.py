@@ -10,7 +10,7 @@ import numpy as np
 
 from sora_ref.peft.load import read_adapter
 from sora_ref.preconditions import require
-from sora_ref.prune import LoRA
+from sora_ref.pruning import LoRA
 
 _EPS = float(np.finfo(np.float64).eps)
 

@@ -27,7 +27,7 @@ from sora_ref.peft.format import ROOT, Layout, PeftTask, lora_key, task_of
 from sora_ref.peft.layouts import arranged, require_exportable
 from sora_ref.peft.rounding import format_of, rounding_bound, stored_lora
 from sora_ref.preconditions import require
-from sora_ref.prune import LoRA
+from sora_ref.pruning import LoRA
 from sora_ref.storage.folder import write_folder
 from sora_ref.storage.tensors import PYTORCH, tensor_bytes
 

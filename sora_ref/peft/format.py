@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Literal, NamedTuple
 
 from sora_ref.models import Architecture, Head
-from sora_ref.prune import LoRA
+from sora_ref.pruning import LoRA
 
 Layout = Literal["compact", "uniform", "folded"]
 

@@ -19,7 +19,7 @@ from sora_ref.errors import SoRAError
 from sora_ref.linear import SoRA, require_adapter_shapes
 from sora_ref.peft.format import Layout
 from sora_ref.preconditions import require, require_one_dtype
-from sora_ref.prune import LoRA, kept_components, prune
+from sora_ref.pruning import LoRA, kept_components, prune
 
 
 class Arranged(NamedTuple):

@@ -23,7 +23,7 @@ from sora_ref.peft.format import (
 )
 from sora_ref.peft.matching import Selection
 from sora_ref.preconditions import require
-from sora_ref.prune import LoRA
+from sora_ref.pruning import LoRA
 from sora_ref.storage.tensors import Tensors, read_tensors
 
 _LINEAR = re.compile(r"(?P<module>.+)\.lora_(?P<matrix>[AB])(?P<named>\.default)?\.weight")

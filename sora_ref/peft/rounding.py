@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sora_ref.preconditions import require
-from sora_ref.prune import LoRA
+from sora_ref.pruning import LoRA
 from sora_ref.storage.half import HALVES, Half, rounded
 
 _INFLATION = 1 + 2.0**-20

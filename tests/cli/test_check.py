@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 from sora_ref import SoRAError
 from sora_ref.cli.check import check
 from sora_ref.conformance import all_checks
+from sora_ref.conformance.engine.runner import EXAMPLES
 from sora_ref.conformance.frontends.json_report import schema
 
 MINE = """
@@ -339,6 +340,11 @@ def test_wrong_usage_gets_status_2(arguments: tuple[str, ...]) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
     assert "Usage: sora-ref check" in result.stderr
+
+
+def test_as_many_examples_are_drawn_by_default_as_the_kit_draws() -> None:
+    (option,) = (option for option in check.params if option.name == "max_examples")
+    assert option.default == EXAMPLES
 
 
 def test_the_command_as_a_user_runs_it(mine: str) -> None:

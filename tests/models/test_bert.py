@@ -18,7 +18,7 @@ from sora_ref.linear import SoRA
 from sora_ref.models import MODEL_SPEC, Batch
 from sora_ref.models.bert import BERT
 from sora_ref.models.encoder import EncoderConfig
-from sora_ref.prune import merge
+from sora_ref.pruning import merge
 
 SUBSETS = st.lists(st.sampled_from(KINDS), unique=True)
 

@@ -16,7 +16,7 @@ import pytest
 from tiny_run import VOCABULARY, base_keys, make_rows, run_once, write_task
 
 from sora_ref.peft import adapters_from, read_adapter
-from sora_ref.prune import delta
+from sora_ref.pruning import delta
 from sora_ref.run.evaluate import predict_logits
 from sora_ref.run.ship import write_merged, write_peft
 from sora_ref.run.tasks import read_task

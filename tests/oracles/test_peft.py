@@ -29,7 +29,7 @@ from sora_ref.models.encoder import EncoderConfig
 from sora_ref.models.pretrained import load_model
 from sora_ref.peft import adapters_from, export_adapter, read_adapter
 from sora_ref.peft.format import CONFIG_FILE, LOADER_FILE, README_FILE, Layout, task_of
-from sora_ref.prune import delta
+from sora_ref.pruning import delta
 
 WANTED = "is not installed: pip install 'sora_ref[oracles]'"
 torch = pytest.importorskip("torch", reason=f"torch {WANTED}")

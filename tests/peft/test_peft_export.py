@@ -29,7 +29,7 @@ from sora_ref.models import HeadName
 from sora_ref.models.bert import BERT
 from sora_ref.peft import adapters_from, export_adapter, read_adapter
 from sora_ref.peft.format import FILES, Layout
-from sora_ref.prune import delta, kept_components, prune
+from sora_ref.pruning import delta, kept_components, prune
 
 QUERY, DENSE, LAST = (
     "encoder.layer.1.attention.self.query",

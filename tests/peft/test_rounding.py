@@ -15,7 +15,7 @@ from sora_ref.linear import SoRA
 from sora_ref.peft.format import Layout
 from sora_ref.peft.layouts import arranged
 from sora_ref.peft.rounding import format_of, rounding_bound, stored_lora
-from sora_ref.prune import LoRA, delta
+from sora_ref.pruning import LoRA, delta
 
 FORMATS = ("float16", "bfloat16", "float32", "float64")
 formats = pytest.mark.parametrize("name", FORMATS)

@@ -28,7 +28,7 @@ from sora_ref.conformance.protocol.layer import Floats, Layer
 from sora_ref.conformance.protocol.storage_layout import in_blocks
 from sora_ref.count import count_parameters, module_ranks
 from sora_ref.linear import SoRA
-from sora_ref.prune import kept_components, merge, prune, unmerge
+from sora_ref.pruning import kept_components, merge, prune, unmerge
 
 # A gate this small is open: a tolerance would drop it, and with these A and B its component shows.
 TINY = 2.0**-30

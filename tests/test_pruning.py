@@ -32,7 +32,7 @@ from sora_ref import (
     unmerge,
 )
 from sora_ref.bounds import unmerge_bound
-from sora_ref.prune import MergedLinear
+from sora_ref.pruning import MergedLinear
 
 FOLDS = tuple(product(("A", "B"), (False, True)))
 
