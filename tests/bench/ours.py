@@ -18,7 +18,6 @@ from sora_ref import (
     Rates,
     Recipe,
     SoRA,
-    combine_microbatches,
     initial_state,
     kernels,
     merge,
@@ -129,7 +128,7 @@ class Ours:
 
         found = list(parallel_map(one, self.parts(rows)))
         loss = sum(part for part, _ in found) / len(rows)
-        return loss, combine_microbatches([grads for _, grads in found], len(rows))
+        return loss, self.ops.combine_microbatches([grads for _, grads in found], len(rows))
 
 
 def gemm_rate(workers: int, seconds: float = 0.4) -> float:
