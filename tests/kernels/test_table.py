@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_type_hints
 
@@ -92,6 +94,16 @@ def test_the_table_loads_no_set_before_it_is_asked_for() -> None:
         "kernels.get('numpy', 'numpy'); assert {'sora_ref.kernels.cuda', 'numba'}.isdisjoint(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+def test_page_of_kernels_says_what_each_set_replaces() -> None:
+    page = Path(__file__).parents[2] / "docs" / "kernels.md"
+    rows = re.findall(r"^\| `(\w+)` \| (.) \| (.) \| (.) \|", page.read_text(encoding="utf-8"), re.MULTILINE)
+    named = {name: [mark == "×" for mark in marks] for name, *marks in rows}
+    sets = [SETS[name] for name in ("numpy", "numba", "cuda")]
+    replaced = {field.name: [field.name in own for own in sets] for field in dataclasses.fields(ModelOps)}
+    assert named == {name: marks for name, marks in replaced.items() if any(marks)}
 
 
 @pytest.mark.parametrize(("record", "named"), [(Ops, Operations), (ModelOps, ModelOperations)])
