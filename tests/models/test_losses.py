@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from strategies import Space
 from tiny_bert import check_vjp
 
@@ -114,17 +114,18 @@ def test_losses_are_sums_over_examples(floats: Space) -> None:
 
 
 @pytest.mark.measured
-@given(seed=st.integers(0, 999), n=st.integers(1, 4), V=st.integers(1, 5), biased=st.booleans())
-def test_linear_cross_entropy_gradient_is_the_derivative(seed: int, n: int, V: int, biased: bool) -> None:
-    rng = np.random.default_rng(seed)
-    W, bias = rng.standard_normal((V, 3)), rng.standard_normal(V) if biased else None
-    labels = rng.choice([IGNORED, *range(V)], n)
-    check_vjp(
-        lambda p: linear_cross_entropy(p["hidden"], W, bias, labels)[0],
-        lambda p: {"hidden": linear_cross_entropy(p["hidden"], W, bias, labels)[1]},
-        {"hidden": rng.standard_normal((n, 3))},
-        rng,
-    )
+@pytest.mark.parametrize("biased", [False, True])
+def test_linear_cross_entropy_gradient_is_the_derivative(biased: bool) -> None:
+    rng = np.random.default_rng(8)
+    W, bias, labels = rng.standard_normal((5, 3)), rng.standard_normal(5), np.array([0, IGNORED, 4, 2, IGNORED, 2])
+
+    def of(p: Mapping[str, Any]) -> tuple[Any, Any]:
+        dtype = p["hidden"].dtype
+        given = bias.astype(dtype) if biased else None
+        return linear_cross_entropy(p["hidden"], W.astype(dtype), given, labels)[:2]
+
+    hidden = {"hidden": rng.standard_normal((6, 3))}
+    check_vjp(lambda p: of(p)[0], lambda p: {"hidden": of(p)[1]}, hidden, rng)
 
 
 @pytest.mark.exact
