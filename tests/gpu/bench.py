@@ -157,6 +157,16 @@ def timed(step: Callable[[], None], wait: Callable[[], None]) -> float:
     return (time.perf_counter() - began) / STEPS
 
 
+def launching(step: Callable[[], None], wait: Callable[[], None]) -> float:
+    """Seconds in which the host launches one step: the device is idle at first, and its queue holds all of the step."""
+    wait()
+    began = time.perf_counter()
+    step()
+    launched = time.perf_counter() - began
+    wait()
+    return launched
+
+
 def distance(found: Params, exact: Params) -> float:
     """The largest error of a gradient, in units of its tensor's largest entry."""
     return max(float(np.max(np.abs(found[k] - g)) / max(np.max(np.abs(g)), 1e-30)) for k, g in exact.items())
@@ -202,6 +212,8 @@ def compare(title: str, config: EncoderConfig, b: int, t: int, precision: str) -
     times = [(timed(step, waits[0]), timed(peer, waits[1])) for _ in range(ROUNDS)]
     ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
     yield row(f"{name}: ms", 1e3 * ours)
+    launched = statistics.median(launching(step, waits[0]) for _ in range(ROUNDS))
+    yield row(f"{name}: launching over the step's time", launched / ours)
     yield row(f"{name}: PyTorch ms", 1e3 * theirs)
     yield row(f"{name}: time over PyTorch's", ours / theirs, 1.0)
     peak = int(torch.cuda.max_memory_reserved())

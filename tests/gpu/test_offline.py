@@ -108,6 +108,19 @@ def test_rows_say_whether_the_target_was_met() -> None:
     assert json.dumps(bench.row("a", 3.5)) == '{"name": "a", "value": 3.5, "target": null, "met": null}'
 
 
+@pytest.mark.exact
+def test_launching_is_the_time_of_one_step_without_waiting_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, done = [0.0], []
+
+    def takes(name: str, seconds: float) -> None:
+        done.append(name)
+        clock[0] += seconds
+
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: clock[0])
+    assert bench.launching(lambda: takes("step", 2.0), lambda: takes("wait", 16.0)) == 2.0
+    assert done == ["wait", "step", "wait"]
+
+
 @pytest.mark.measured
 def test_our_step_of_the_benchmark_runs_and_learns() -> None:
     """The benchmark's own half on NumPy, small; PyTorch's half is compared with it by `make oracles`."""
