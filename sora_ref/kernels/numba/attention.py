@@ -18,6 +18,7 @@ from sora_ref.backends import Array
 from sora_ref.kernels.numba.compiled import compiled
 from sora_ref.kernels.numba.exp import exp32, exp32_of_nonpositive
 from sora_ref.kernels.numba.inlined import bits_of, float_of, inlined
+from sora_ref.kernels.numba.sums import inner_product, sum_of
 from sora_ref.kernels.numpy import attention as plain
 from sora_ref.kernels.numpy.attention import blocks, corner, scores_buffer, split_heads
 
@@ -190,24 +191,6 @@ def _rank(x: Any) -> Any:
 def _float_of_rank(rank: Any) -> Any:
     """The float32 of this rank."""
     return float_of(np.int32(rank ^ ((rank >> 31) & _ALL_BUT_SIGN)))
-
-
-@compiled(fastmath={"reassoc"})
-def sum_of(x: Any) -> Any:
-    """Σ_i x_i; "reassoc": of as many partial sums as the compiler finds fit."""
-    total = _ZERO
-    for i in range(len(x)):
-        total += x[i]
-    return total
-
-
-@compiled(fastmath={"reassoc", "contract"})
-def inner_product(x: Any, y: Any) -> Any:
-    """Σ_i x_i y_i; "reassoc": of as many partial sums as the compiler finds fit."""
-    total = _ZERO
-    for i in range(len(x)):
-        total += x[i] * y[i]
-    return total
 
 
 def _rows(scores: Array) -> Array:

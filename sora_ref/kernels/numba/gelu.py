@@ -21,7 +21,7 @@ from sora_ref.kernels.numba.arrays import FLOAT32, flat
 from sora_ref.kernels.numba.compiled import compiled
 from sora_ref.kernels.numba.exp import exp32_of_nonpositive
 from sora_ref.kernels.numba.inlined import inlined
-from sora_ref.kernels.numba.rows import gapless, long_rows_of, rows_of
+from sora_ref.kernels.numba.rows import compilable, gapless, long_rows_of, rows_of
 from sora_ref.kernels.numpy import gelu as in_numpy
 
 P = np.float32(in_numpy.P)
@@ -56,7 +56,7 @@ def bias_gelu(x: Array, bias: Array, y: Array, derivative: Array) -> None:
 
     x: (n, d), rows that may lie apart, as in a[:, :d].  bias: (d,).  y, derivative: (n, d), contiguous.
     """
-    if x.dtype != FLOAT32:
+    if not compilable(x, (bias,), (y, derivative)):
         y[...], derivative[...] = in_numpy.gelu_forward(x + bias)
         return
     _gelu(rows_of(x), flat(bias), y, derivative)
@@ -64,7 +64,7 @@ def bias_gelu(x: Array, bias: Array, y: Array, derivative: Array) -> None:
 
 def bias_gelu_value(x: Array, bias: Array, y: Array) -> None:
     """Write gelu(x + bias) into y, for an evaluation; shapes as of `bias_gelu`."""
-    if x.dtype != FLOAT32:
+    if not compilable(x, (bias,), (y,)):
         y[...] = in_numpy.gelu_value(x + bias)[0]
         return
     _gelu(rows_of(x), flat(bias), y, None)

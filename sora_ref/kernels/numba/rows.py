@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Any
 
 from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
 
 from sora_ref.backends import Array
+from sora_ref.kernels.numba.arrays import FLOAT32
+from sora_ref.kernels.numba.compiled import compiled
+
+
+def compilable(x: Array, of_row: Iterable[Array | None] = (), beside: Iterable[Array | None] = ()) -> bool:
+    """Whether x (..., d) is float32 and so is what goes with it: (d,) those of a row, of x's shape those beside x.
+
+    Compiled code looks at no shape: what is not so is left to a form that does.
+    """
+    return (
+        x.dtype == FLOAT32
+        and all(a is None or (a.dtype == FLOAT32 and a.shape == x.shape[-1:]) for a in of_row)
+        and all(a is None or (a.dtype == FLOAT32 and a.shape == x.shape) for a in beside)
+    )
 
 
 def rows_of(x: Array) -> Array:
     """x (..., d) as rows (n, d) without gaps within: a view where there is one that may be written, else a copy."""
-    d = x.shape[-1]
-    rows = x.reshape(x.size // d if d else 0, d)
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     ready = rows.flags.writeable and rows.flags.aligned and (rows.flags.c_contiguous or rows.strides[1] == x.itemsize)
     return rows if ready else rows.copy()
 
@@ -34,3 +49,15 @@ def gapless(_context: Any, row: Any) -> Any:
         return impl_ret_borrowed(context, builder, signature.return_type, arguments[0])
 
     return row.copy(layout="C")(row), same
+
+
+@compiled
+def sum_row(x: Any, added: Any, residual: Any, h: Any) -> None:
+    """h = x + added + residual, added up in this order; all (d,).  None adds nothing."""
+    for j in range(len(x)):
+        total = x[j]
+        if added is not None:
+            total += added[j]
+        if residual is not None:
+            total += residual[j]
+        h[j] = total

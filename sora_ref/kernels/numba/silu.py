@@ -20,7 +20,7 @@ from sora_ref.kernels.numba.arrays import FLOAT32, flat
 from sora_ref.kernels.numba.compiled import compiled
 from sora_ref.kernels.numba.exp import exp32_of_nonpositive
 from sora_ref.kernels.numba.inlined import inlined
-from sora_ref.kernels.numba.rows import gapless, long_rows_of, rows_of
+from sora_ref.kernels.numba.rows import compilable, gapless, long_rows_of, rows_of
 from sora_ref.models import layers
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
@@ -51,7 +51,7 @@ def bias_silu(x: Array, bias: Array, y: Array, derivative: Array) -> None:
 
     x: (n, d), rows that may lie apart, as in a[:, :d].  bias: (d,).  y, derivative: (n, d), contiguous.
     """
-    if x.dtype != FLOAT32:
+    if not compilable(x, (bias,), (y, derivative)):
         y[...], derivative[...] = layers.silu_forward(x + bias)
         return
     _silu(rows_of(x), flat(bias), y, derivative)
@@ -59,7 +59,7 @@ def bias_silu(x: Array, bias: Array, y: Array, derivative: Array) -> None:
 
 def bias_silu_value(x: Array, bias: Array, y: Array) -> None:
     """Write silu(x + bias) into y, for an evaluation; shapes as of `bias_silu`."""
-    if x.dtype != FLOAT32:
+    if not compilable(x, (bias,), (y,)):
         y[...] = layers.silu_forward(x + bias)[0]
         return
     _silu(rows_of(x), flat(bias), y, None)

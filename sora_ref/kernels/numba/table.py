@@ -9,7 +9,9 @@ from sora_ref.kernels.numba.compiled import compiling
 from sora_ref.kernels.numba.embedding import embedding_backward
 from sora_ref.kernels.numba.folded import fold
 from sora_ref.kernels.numba.gelu import gelu_forward, gelu_value
+from sora_ref.kernels.numba.layer_norm import layer_norm_backward, layer_norm_forward, layer_norm_value
 from sora_ref.kernels.numba.losses import cross_entropy, linear_cross_entropy
+from sora_ref.kernels.numba.rms_norm import rms_norm_backward, rms_norm_forward, rms_norm_value
 from sora_ref.kernels.numba.silu import silu_forward, silu_value
 from sora_ref.kernels.numba.update import update_parameters
 from sora_ref.kernels.numpy.table import KERNELS as NUMPY
@@ -25,7 +27,11 @@ KERNELS = Kernels(
         "cross_entropy": cross_entropy,
         "embedding_backward": embedding_backward,
         "gelu_forward": gelu_forward,
+        "layer_norm_backward": layer_norm_backward,
+        "layer_norm_forward": layer_norm_forward,
         "linear_cross_entropy": linear_cross_entropy,
+        "rms_norm_backward": rms_norm_backward,
+        "rms_norm_forward": rms_norm_forward,
         "silu_forward": silu_forward,
         "update_parameters": update_parameters,
     },
@@ -33,6 +39,8 @@ KERNELS = Kernels(
         **NUMPY.evaluation,
         "attention_forward": attention_value,
         "gelu_forward": gelu_value,
+        "layer_norm_forward": layer_norm_value,
+        "rms_norm_forward": rms_norm_value,
         "silu_forward": silu_value,
     },
     fold=fold,

@@ -105,3 +105,14 @@ def test_with_a_bias_it_is_that_of_the_sum_bit_for_bit(
     for found, expected in zip((y, derivative), activation.forward(x + bias), strict=True):
         assert same_bits(found, expected)
     assert same_bits(value, y)
+
+
+@BOTH
+def test_shapes_that_do_not_fit_are_refused(activation: Activation) -> None:
+    """Compiled code would read or write beyond the end."""
+    x, y, derivative = (np.ones((2, 6), np.float32) for _ in range(3))
+    for bias, out in ((x[0, :5], y), (x[0], y[:, :5])):
+        with pytest.raises(ValueError, match="broadcast"):
+            activation.bias_forward(x, bias, out, derivative)
+        with pytest.raises(ValueError, match="broadcast"):
+            activation.bias_value(x, bias, out)
