@@ -98,10 +98,10 @@ def draw(path: Path, rows: Sequence[Row], title: str) -> None:
     for place, row in zip(range(len(ratios), 0, -1), ratios, strict=True):
         bars = [(0.15, 0.42, row.figure, "#2a6f97", "#b5651d")]
         if "before" in row.beside:
-            bars.append((-0.25, 0.24, row.beside["before"], "#9bbfd3", "#dcb491"))
+            bars.append((-0.25, 0.24, row.beside["before"], "#7fa8c0", "#cf9f74"))
         for shift, height, figure, good, bad in bars:
             axes.barh(place + shift, figure.value, height=height, color=bad if figure.met is False else good)
-            axes.text(figure.value + 0.01, place + shift, f"{figure.value:.2f}", va="center", fontsize=7)
+            axes.text(0.01, place + shift, f"{figure.value:.2f}", va="center", fontsize=7, color="white")
             if figure.target is not None:
                 ends = [place + shift - height / 2 - 0.03, place + shift + height / 2 + 0.03]
                 axes.plot([figure.target] * 2, ends, color="#222222", linewidth=1.6)
