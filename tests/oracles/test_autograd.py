@@ -22,8 +22,16 @@ def layer_norm(x: Any, weight: Any, bias: Any, *, eps: float) -> Any:
     return F.layer_norm(x, weight.shape, weight, bias, eps)
 
 
+def rms_norm(x: Any, weight: Any, *, eps: float) -> Any:
+    return F.rms_norm(x, weight.shape, weight, eps)
+
+
 def gelu(x: Any) -> Any:
     return F.gelu(x)
+
+
+def silu(x: Any) -> Any:
+    return F.silu(x)
 
 
 def tanh(x: Any) -> Any:

@@ -26,8 +26,16 @@ def layer_norm(x: Any, weight: Any, bias: Any, *, eps: float) -> Any:
     return jax.nn.standardize(x, axis=-1, epsilon=eps) * weight + bias
 
 
+def rms_norm(x: Any, weight: Any, *, eps: float) -> Any:
+    return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps) * weight
+
+
 def gelu(x: Any) -> Any:
     return jax.nn.gelu(x, approximate=False)
+
+
+def silu(x: Any) -> Any:
+    return jax.nn.silu(x)
 
 
 def tanh(x: Any) -> Any:

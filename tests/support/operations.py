@@ -107,9 +107,19 @@ def layer_norm(x: Any, weight: Any, bias: Any, *, eps: float) -> tuple[Any, Pull
     return y, lambda dy: layers.layer_norm_backward(dy, cache)
 
 
+def rms_norm(x: Any, weight: Any, *, eps: float) -> tuple[Any, Pullback]:
+    y, cache = layers.rms_norm_forward(x, weight, eps)
+    return y, lambda dy: layers.rms_norm_backward(dy, cache)
+
+
 def gelu(x: Any) -> tuple[Any, Pullback]:
     y, cache = layers.gelu_forward(x)
     return y, lambda dy: (layers.gelu_backward(dy, cache),)
+
+
+def silu(x: Any) -> tuple[Any, Pullback]:
+    y, cache = layers.silu_forward(x)
+    return y, lambda dy: (layers.silu_backward(dy, cache),)
 
 
 def tanh(x: Any) -> tuple[Any, Pullback]:
@@ -171,7 +181,9 @@ LAYERS = [
         Operation(layer_norm, normal(3, x=(2, 3, 6), weight=(6,), bias=(6,)), {"eps": eps}, str(eps))
         for eps in (1e-12, 1e-1)
     ),
+    Operation(rms_norm, normal(9, x=(2, 3, 6), weight=(6,)), {"eps": 1e-6}),
     Operation(gelu, {"x": np.linspace(-5, 5, 101)}),
+    Operation(silu, {"x": np.linspace(-5, 5, 101)}),
     Operation(tanh, {"x": np.linspace(-5, 5, 101)}),
     Operation(embedding, normal(4, table=(5, 3)), {"ids": np.array([[0, 3, 3], [2, 0, 3]])}),
     *(attention_at(heads, p) for heads in (1, 2, 3) for p in (0.0, 0.3)),
