@@ -122,6 +122,21 @@ def test_a_side_that_cannot_run_is_left_out_and_its_row_says_why(bench: Any, mon
     assert row.detail == "ours 1000 ms, torch 1000 ms, no torch.compile: reasons, no before: reasons"
 
 
+def test_waiting_for_the_start_is_judged_in_seconds_after_one_run_that_warms_up(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = {"--help": iter([9.0, 0.1, 0.3, 0.2]), "import sora_ref": iter([9.0, 0.1, 0.1, 0.1])}
+    monkeypatch.setattr(bench.parts, "command", lambda *words: next(seconds.get(words[-1], iter([0.04]))))
+    monkeypatch.setattr(bench.parts, "first_step", lambda: 3.0)
+    rows = list(bench.parts.start(3))
+    assert [(row.figure.value, row.met, row.unit) for row in rows] == [
+        (0.2, False, "s"),
+        (0.1, True, "s"),
+        (3.0, False, "s"),
+    ]
+    assert rows[0].detail == "python -c 'pass' 40 ms, python -c 'import numpy' 40 ms"
+
+
 def test_torch_compile_is_missing_without_the_compiler_it_would_call(
     bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -10,7 +13,7 @@ import facts
 from job import Job, Side, gemm_flops
 from measure import Process, by_turns, median, peak
 from report import Figure, Row
-from sides import NAMES, missing
+from sides import NAMES, ROOT, missing
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,35 @@ def sets(n: int) -> Iterator[Row]:
             yield pair(name, median(seconds[faster]), median(seconds[slower]))
 
 
+def start(n: int) -> Iterator[Row]:
+    """How long a user waits for the first thing to happen, all caches being warm."""
+    bare = {words: median([command("-c", words) for _ in range(n)]) for words in ("pass", "import numpy")}
+    beside = ", ".join(f"python -c '{words}' {ms(seconds)}" for words, seconds in bare.items())
+    waits: tuple[tuple[str, Callable[[], float], float, str], ...] = (
+        ("sora-ref --help", lambda: command(str(ROOT / "_sora_ref_cli.py"), "--help"), 0.15, beside),
+        ("import sora_ref", lambda: command("-c", "import sora_ref"), 0.12, beside),
+        ("from the start to the first training step's end, 16×64", first_step, 2.0, ""),
+    )
+    for name, clock, target, detail in waits:
+        clock()
+        yield Row(name, Figure(median([clock() for _ in range(n)]), target), unit="s", detail=detail)
+
+
+def command(*arguments: str) -> float:
+    """Seconds that Python takes for these arguments, from its start to its end."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - began
+
+
+def first_step() -> float:
+    """Seconds from the start of a process to the end of its first training step; of libraries, weights and the step."""
+    began = time.perf_counter()
+    with Process(Job(batch=16, length=64)) as process:
+        process.ask("run")
+        return time.perf_counter() - began
+
+
 def shapes(n: int) -> Iterator[Row]:
     """Against length, batch and rank."""
     yield against("infer 32×128, unmerged", Job(what="infer", tokens=1024), ["torch", "before"], few(n))
@@ -184,6 +216,7 @@ PARTS: dict[str, Callable[[int], Iterator[Row]]] = {
     "steps": steps,
     "memory": memory,
     "roofline": roofline,
+    "start": start,
     "sets": sets,
     "gates": gates,
     "shapes": shapes,
