@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -65,6 +66,24 @@ def test_a_run_compiles_or_loads_nothing_that_the_warm_up_has_not(
     monkeypatch.setattr("sora_ref.run.training.warm_up", lambda *_, **__: None)
     run_once(tmp_path / "run", keys, **changes, train__max_steps=3)
     assert later == []
+
+
+@pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+def test_all_that_a_warm_up_compiles_is_on_disk_afterwards(keys: Keys) -> None:
+    """Numba keeps no code with the addresses of a process in it, as large constant arrays would give it."""
+    from numba.core.dispatcher import Dispatcher
+    from numba.core.registry import cpu_target
+
+    from sora_ref.kernels.numba.kept import Kept
+
+    warm_up(setup_of(keys, kernels="numba"), quiet=True)
+    modules = [module for name, module in sys.modules.items() if name.startswith("sora_ref.kernels.numba.")]
+    made = {value for module in modules for value in vars(module).values() if isinstance(value, Dispatcher)}
+    codegen = cpu_target.target_context.codegen()
+    kept = [kernel for kernel in made if isinstance(kernel._cache, Kept)]
+    found = [kernel._cache.path(types, codegen) for kernel in kept for types in kernel.overloads]
+    assert len(found) > 5
+    assert [path.name for path in found if not path.is_file()] == []
 
 
 def test_kernels_that_need_no_compiling_and_work_in_float64_are_not_warmed_up(
