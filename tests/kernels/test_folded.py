@@ -14,6 +14,7 @@ from numba_here import MISSING
 
 from sora_ref import SoRA, kernels, sora_linear_backward, sora_linear_forward
 from sora_ref.bounds import linear_backward_bound, linear_bound
+from sora_ref.errors import SoRAError
 from sora_ref.kernels import Fold
 
 SETS = ("numpy",) if MISSING else ("numpy", "numba")
@@ -131,3 +132,25 @@ def test_folding_writes_into_none_of_its_arrays_and_is_bound_to_their_identity(n
     folded["sora_linear_forward"](np.ones((1, 4), np.float32), W0, None, adapter)
     assert order == ["folded"]
     assert W0.tobytes() == before
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_adapters_that_do_not_fit_their_weights_are_not_folded_by_compiled_code(training: bool) -> None:
+    """It would read beyond their end."""
+    if MISSING:
+        pytest.skip(MISSING)
+    rng = np.random.default_rng(5)
+    W0, A, g, B = (normal(rng, "float32", *shape) for shape in ((3, 4), (2, 4), (2,), (3, 2)))
+    for adapter in (
+        SoRA(A[:1], g, B, 2.0),
+        SoRA(A[:, :3], g, B, 2.0),
+        SoRA(A, g, B[:2], 2.0),
+        SoRA(A, g, B[:, :1], 2.0),
+    ):
+        with pytest.raises(SoRAError, match="has shape"):
+            fold_of("numba")({"m": (W0, adapter)}, refuse, refuse, training=training)
+    adapter = SoRA(A, g, B, 2.0)
+    folded = fold_of("numba")({"m": (W0, adapter)}, sora_linear_forward, sora_linear_backward, training=training)
+    for x, b in ((np.ones((2, 4), np.float32), np.ones(9, np.float32)), (np.ones((2, 4)), None)):
+        with pytest.raises(SoRAError):
+            folded["sora_linear_forward"](x, W0, b, adapter)

@@ -95,7 +95,7 @@ def _attention(
     y = np.empty((b, t, d), q.dtype)
     q, k, v, context = (split_heads(x, heads) for x in (q, k, v, y))
     scale, masked = np.float32(1 / math.sqrt(d // heads)), not bool(np.all(bias == 0))
-    bias = np.ascontiguousarray(bias, np.float32)
+    bias, keep = _fitting(bias, keep, (b, heads, t, t))
     buffer = scores_buffer(b, heads, t, BLOCK, q.dtype)
     for part in blocks(b, heads, t, BLOCK):
         of_block = corner(buffer, q[part].shape)
@@ -191,6 +191,16 @@ def _rank(x: Any) -> Any:
 def _float_of_rank(rank: Any) -> Any:
     """The float32 of this rank."""
     return float_of(np.int32(rank ^ ((rank >> 31) & _ALL_BUT_SIGN)))
+
+
+def _fitting(bias: Array, keep: Array | None, shape: tuple[int, int, int, int]) -> tuple[Array, Array | None]:
+    """The bias, (b or 1, h or 1, t or 1, t), and the mask, as compiled code takes them; it looks at no shape.
+
+    Raises ValueError where one cannot be broadcast to the scores' shape, (b, h, t, t).
+    """
+    np.broadcast_to(bias, shape)
+    bias = np.broadcast_to(bias, np.broadcast_shapes(bias.shape, (1, 1, 1, shape[-1])))
+    return np.ascontiguousarray(bias, np.float32), None if keep is None else np.broadcast_to(keep, shape)
 
 
 def _rows(scores: Array) -> Array:

@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sora_ref.backends import Array
+from sora_ref.kernels.numba.arrays import FLOAT32
 from sora_ref.kernels.numba.compiled import compiled
 from sora_ref.kernels.numpy import folded as plain
 from sora_ref.kernels.numpy.folded import Folded
-from sora_ref.linear import LinearGrads, SoRA
+from sora_ref.linear import LinearGrads, SoRA, require_adapter_shapes
 from sora_ref.ops import Cache, LinearBackward, LinearForward, LinearKept, Operations
 
 
@@ -46,7 +47,8 @@ def fold(
     training: bool = True,
 ) -> Operations:
     """The linear maps of these modules; see `kernels.Fold`.  Without a backward P is W alone."""
-    if any(W0.dtype != np.float32 for W0, _ in modules.values()):
+    arrays = [array for W0, adapter in modules.values() for array in (W0, *adapter[:3])]
+    if any(array.dtype != FLOAT32 for array in arrays):
         return plain.fold(modules, forward, backward, parallel_map, training=training)
     folded = Folded(modules.values(), parallel_map(_packed if training else _folded_weight, modules.values()))
 
@@ -54,10 +56,11 @@ def fold(
         x: Array, W0: Array, b: Array | None, adapter: SoRA | None, *, keep: Array | None = None, p: Any = 0.0
     ) -> tuple[Array, LinearKept]:
         """y = x Wᵀ + b; see `sora_linear_forward`."""
-        P = folded.find(W0, adapter)
-        if P is None or adapter is None or keep is not None:
+        P, (out, in_) = folded.find(W0, adapter), W0.shape
+        fits = x.dtype == FLOAT32 and (b is None or (b.dtype, b.shape) == (FLOAT32, (out,)))
+        if P is None or adapter is None or keep is not None or not fits:
             return forward(x, W0, b, adapter, keep=keep, p=p)
-        (out, in_), leading = W0.shape, x.shape[:-1]
+        leading = x.shape[:-1]
         x = x.reshape(math.prod(leading), in_)
         y_and_z = x @ P[:, :in_].T
         z = np.empty((len(x), len(P) - out), x.dtype)
@@ -92,6 +95,7 @@ def _packed(module: tuple[Array, SoRA]) -> Array:
     """P of one module, (W0, adapter)."""
     W0, (A, g, B, s) = module
     (out, in_), r = W0.shape, len(g)
+    require_adapter_shapes(module[1], out, in_)
     P = np.empty((out + r, in_ + r), W0.dtype)
     np.multiply(s, B, out=P[:out, in_:])
     P[out:, :in_] = A
@@ -102,6 +106,7 @@ def _packed(module: tuple[Array, SoRA]) -> Array:
 def _folded_weight(module: tuple[Array, SoRA]) -> Array:
     """W of one module, (W0, adapter)."""
     W0, (A, g, B, s) = module
+    require_adapter_shapes(module[1], *W0.shape)
     W = np.empty(W0.shape, W0.dtype)
     _fold(W0, A, s * B * g, W)
     return W

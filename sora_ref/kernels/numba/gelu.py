@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from sora_ref.backends import Array
-from sora_ref.kernels.numba.arrays import FLOAT32, flat
+from sora_ref.kernels.numba.arrays import FLOAT32
 from sora_ref.kernels.numba.compiled import compiled
 from sora_ref.kernels.numba.exp import exp32_of_nonpositive
 from sora_ref.kernels.numba.inlined import inlined
-from sora_ref.kernels.numba.rows import compilable, gapless, long_rows_of, rows_of
+from sora_ref.kernels.numba.rows import gapless, long_rows_of
 from sora_ref.kernels.numpy import gelu as in_numpy
 
 P = np.float32(in_numpy.P)
@@ -37,7 +37,7 @@ def gelu_forward(x: Array) -> tuple[Array, Array]:
         return in_numpy.gelu_forward(x)
     y, derivative = np.empty(x.shape, FLOAT32), np.empty(x.shape, FLOAT32)
     rows = long_rows_of(x)
-    _gelu(rows, None, y.reshape(rows.shape), derivative.reshape(rows.shape))
+    _gelu(rows, y.reshape(rows.shape), derivative.reshape(rows.shape))
     return y, derivative
 
 
@@ -47,27 +47,8 @@ def gelu_value(x: Array) -> tuple[Array, None]:
         return in_numpy.gelu_value(x)
     y = np.empty(x.shape, FLOAT32)
     rows = long_rows_of(x)
-    _gelu(rows, None, y.reshape(rows.shape), None)
+    _gelu(rows, y.reshape(rows.shape), None)
     return y, None
-
-
-def bias_gelu(x: Array, bias: Array, y: Array, derivative: Array) -> None:
-    """Write gelu(x + bias) into y, and gelu′(x + bias) into `derivative`.
-
-    x: (n, d), rows that may lie apart, as in a[:, :d].  bias: (d,).  y, derivative: (n, d), contiguous.
-    """
-    if not compilable(x, (bias,), (y, derivative)):
-        y[...], derivative[...] = in_numpy.gelu_forward(x + bias)
-        return
-    _gelu(rows_of(x), flat(bias), y, derivative)
-
-
-def bias_gelu_value(x: Array, bias: Array, y: Array) -> None:
-    """Write gelu(x + bias) into y, for an evaluation; shapes as of `bias_gelu`."""
-    if not compilable(x, (bias,), (y,)):
-        y[...] = in_numpy.gelu_value(x + bias)[0]
-        return
-    _gelu(rows_of(x), flat(bias), y, None)
 
 
 @inlined
@@ -84,21 +65,20 @@ def gelu32(x: np.float32) -> tuple[np.float32, np.float32]:
 
 
 @compiled
-def _gelu(x: Any, bias: Any, y: Any, derivative: Any) -> None:
-    """Row by row: x, y, derivative (n, d), bias (d,); without bias, or without derivative, where that is None."""
+def _gelu(x: Any, y: Any, derivative: Any) -> None:
+    """Row by row: x, y, derivative (n, d), the last one or None."""
     for i in range(len(x)):
         if derivative is None:
-            _gelu_row(gapless(x[i]), bias, y[i], None)
+            _gelu_row(gapless(x[i]), y[i], None)
         else:
-            _gelu_row(gapless(x[i]), bias, y[i], derivative[i])
+            _gelu_row(gapless(x[i]), y[i], derivative[i])
 
 
 @compiled
-def _gelu_row(x: Any, bias: Any, y: Any, derivative: Any) -> None:
-    """One row; which of the arrays are None is known when this is compiled."""
+def _gelu_row(x: Any, y: Any, derivative: Any) -> None:
+    """One row; whether there is a derivative is known when this is compiled."""
     for j in range(len(x)):
-        shifted = x[j] if bias is None else x[j] + bias[j]
         if derivative is None:
-            y[j] = gelu32(shifted)[0]
+            y[j] = gelu32(x[j])[0]
         else:
-            y[j], derivative[j] = gelu32(shifted)
+            y[j], derivative[j] = gelu32(x[j])

@@ -1,6 +1,6 @@
 """LayerNorm in one pass over the rows, each of which stays in the processor's first cache meanwhile.
 
-    y = w ⊙ x̂ + b    x̂ = (h − mean h)/√(var h + ε)    h = x, or x + residual, or x + added + residual
+    y = w ⊙ x̂ + b    x̂ = (h − mean h)/√(var h + ε)    h = x, or x + residual
 
 float32 alone is compiled; any other dtype goes to NumPy's form.  A row is swept as often as the specification sweeps
 all of them: for the mean, for the mean square of what is centred, for the result.  Sums are `sum_of` and
@@ -29,7 +29,13 @@ def layer_norm_forward(
     x: Array, weight: Array, bias: Array, eps: float, residual: Array | None = None
 ) -> tuple[Array, LayerNormCache]:
     """y and what is kept; see `layers.layer_norm_forward`.  x (..., d), its rows may lie apart, as in a[:, :d]."""
-    return add_layer_norm(x, None, residual, weight, bias, eps)
+    if not compilable(x, (weight, bias), (residual,)):
+        return in_numpy.layer_norm_forward(x, weight, bias, eps, residual)
+    y, xhat, rstd = np.empty(x.shape, FLOAT32), np.empty(x.shape, FLOAT32), np.empty((*x.shape[:-1], 1), FLOAT32)
+    x, residual = rows_of(x), None if residual is None else rows_of(residual)
+    kept = xhat.reshape(x.shape), rstd.reshape(-1)
+    _forward(x, residual, flat(weight), flat(bias), np.float32(eps), y.reshape(x.shape), *kept)
+    return y, LayerNormCache(xhat, rstd, weight)
 
 
 def layer_norm_value(
@@ -40,25 +46,8 @@ def layer_norm_value(
         return in_numpy.layer_norm_forward(x, weight, bias, eps, residual)[0], None
     y = np.empty(x.shape, FLOAT32)
     x, residual = rows_of(x), None if residual is None else rows_of(residual)
-    _forward(x, None, residual, flat(weight), flat(bias), np.float32(eps), y.reshape(x.shape), None, None)
+    _forward(x, residual, flat(weight), flat(bias), np.float32(eps), y.reshape(x.shape), None, None)
     return y, None
-
-
-def add_layer_norm(
-    x: Array, added: Array | None, residual: Array | None, weight: Array, bias: Array, eps: float
-) -> tuple[Array, LayerNormCache]:
-    """LayerNorm of x + added + residual, added up in this order; added (d,), weight (d,), bias (d,).
-
-    x, residual: (..., d), their rows may lie apart.  None adds nothing.
-    """
-    if not compilable(x, (added, weight, bias), (residual,)):
-        return in_numpy.layer_norm_forward(x if added is None else x + added, weight, bias, eps, residual)
-    y, xhat, rstd = np.empty(x.shape, FLOAT32), np.empty(x.shape, FLOAT32), np.empty((*x.shape[:-1], 1), FLOAT32)
-    x, residual = rows_of(x), None if residual is None else rows_of(residual)
-    added = None if added is None else flat(added)
-    kept = xhat.reshape(x.shape), rstd.reshape(-1)
-    _forward(x, added, residual, flat(weight), flat(bias), np.float32(eps), y.reshape(x.shape), *kept)
-    return y, LayerNormCache(xhat, rstd, weight)
 
 
 def layer_norm_backward(
@@ -80,14 +69,14 @@ def layer_norm_backward(
 
 
 @compiled
-def _forward(x: Any, added: Any, residual: Any, weight: Any, bias: Any, eps: Any, y: Any, xhat: Any, rstd: Any) -> None:
+def _forward(x: Any, residual: Any, weight: Any, bias: Any, eps: Any, y: Any, xhat: Any, rstd: Any) -> None:
     """Row by row: x, residual, y, xhat (n, d), rstd (n,); what is None is not added, or not kept."""
     for i in range(len(x)):
         h = y[i] if xhat is None else xhat[i]
         if residual is None:
-            sum_row(gapless(x[i]), added, None, h)
+            sum_row(gapless(x[i]), None, h)
         else:
-            sum_row(gapless(x[i]), added, gapless(residual[i]), h)
+            sum_row(gapless(x[i]), gapless(residual[i]), h)
         scale = _centre_row(h, eps)
         if xhat is None:
             _finish_row(h, scale, weight, bias)

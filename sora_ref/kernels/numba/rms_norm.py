@@ -1,6 +1,6 @@
 """RMSNorm in one pass over the rows, each of which stays in the processor's first cache meanwhile.
 
-    y = w ⊙ x̂    x̂ = h/√(mean h² + ε)    h = x, or x + added + residual
+    y = w ⊙ x̂    x̂ = x/√(mean x² + ε)
 
 float32 alone is compiled; any other dtype goes to the specification's functions, for NumPy has no form of its own.
 Sums are `inner_product`; elsewhere a product and the sum it goes into may be contracted.  A row's bits do not depend on
@@ -16,7 +16,7 @@ import numpy as np
 from sora_ref.backends import Array
 from sora_ref.kernels.numba.arrays import FLOAT32, flat
 from sora_ref.kernels.numba.compiled import compiled
-from sora_ref.kernels.numba.rows import compilable, gapless, rows_of, sum_row
+from sora_ref.kernels.numba.rows import compilable, gapless, rows_of
 from sora_ref.kernels.numba.sums import inner_product
 from sora_ref.models import layers
 from sora_ref.models.layers import RMSNormCache
@@ -43,24 +43,6 @@ def rms_norm_value(x: Array, weight: Array, eps: float) -> tuple[Array, None]:
     return y, None
 
 
-def add_rms_norm(
-    x: Array, added: Array | None, residual: Array, weight: Array, eps: float
-) -> tuple[Array, Array, RMSNormCache]:
-    """(h, y, what is kept) with h = x + added + residual, added up in this order, and y its RMSNorm.
-
-    x, residual: (..., d), their rows may lie apart; added (d,), None adds nothing; weight (d,).
-    """
-    if not compilable(x, (added, weight), (residual,)):
-        h = (x if added is None else x + added) + residual
-        return h, *layers.rms_norm_forward(h, weight, eps)
-    h, y, xhat = (np.empty(x.shape, FLOAT32) for _ in range(3))
-    rrms = np.empty((*x.shape[:-1], 1), FLOAT32)
-    x, residual, added = rows_of(x), rows_of(residual), None if added is None else flat(added)
-    results = h.reshape(x.shape), y.reshape(x.shape), xhat.reshape(x.shape), rrms.reshape(-1)
-    _add_forward(x, added, residual, flat(weight), np.float32(eps), *results)
-    return h, y, RMSNormCache(xhat, rrms, weight)
-
-
 def rms_norm_backward(dy: Array, cache: RMSNormCache, *, parameters: bool = True) -> tuple[Array, Array | None]:
     """(dx, dweight); see `layers.rms_norm_backward`.  The last is added up row after row."""
     xhat, rrms, weight = cache
@@ -85,27 +67,16 @@ def _forward(x: Any, weight: Any, eps: Any, y: Any, xhat: Any, rrms: Any) -> Non
 
 
 @compiled
-def _add_forward(
-    x: Any, added: Any, residual: Any, weight: Any, eps: Any, h: Any, y: Any, xhat: Any, rrms: Any
-) -> None:
-    """Row by row: x, residual, h, y, xhat (n, d), rrms (n,); `added` may be None."""
-    for i in range(len(x)):
-        sum_row(gapless(x[i]), added, gapless(residual[i]), h[i])
-        rrms[i] = _scale_of(h[i], eps)
-        _finish_row(h[i], rrms[i], weight, y[i], xhat[i])
+def _scale_of(x: Any, eps: Any) -> Any:
+    """1/√(mean x² + ε)."""
+    return _ONE / np.sqrt(inner_product(x, x) / np.float32(len(x)) + eps)
 
 
 @compiled
-def _scale_of(h: Any, eps: Any) -> Any:
-    """1/√(mean h² + ε)."""
-    return _ONE / np.sqrt(inner_product(h, h) / np.float32(len(h)) + eps)
-
-
-@compiled
-def _finish_row(h: Any, scale: Any, weight: Any, y: Any, kept: Any) -> None:
+def _finish_row(x: Any, scale: Any, weight: Any, y: Any, kept: Any) -> None:
     """x̂ into `kept`, unless that is None, and y = w ⊙ x̂."""
-    for j in range(len(h)):
-        xhat = h[j] * scale
+    for j in range(len(x)):
+        xhat = x[j] * scale
         if kept is not None:
             kept[j] = xhat
         y[j] = xhat * weight[j]

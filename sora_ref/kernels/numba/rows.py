@@ -52,12 +52,7 @@ def gapless(_context: Any, row: Any) -> Any:
 
 
 @compiled
-def sum_row(x: Any, added: Any, residual: Any, h: Any) -> None:
-    """h = x + added + residual, added up in this order; all (d,).  None adds nothing."""
+def sum_row(x: Any, residual: Any, h: Any) -> None:
+    """h = x + residual, or x where that is None; all (d,)."""
     for j in range(len(x)):
-        total = x[j]
-        if added is not None:
-            total += added[j]
-        if residual is not None:
-            total += residual[j]
-        h[j] = total
+        h[j] = x[j] if residual is None else x[j] + residual[j]

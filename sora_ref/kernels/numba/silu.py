@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from sora_ref.backends import Array
-from sora_ref.kernels.numba.arrays import FLOAT32, flat
+from sora_ref.kernels.numba.arrays import FLOAT32
 from sora_ref.kernels.numba.compiled import compiled
 from sora_ref.kernels.numba.exp import exp32_of_nonpositive
 from sora_ref.kernels.numba.inlined import inlined
-from sora_ref.kernels.numba.rows import compilable, gapless, long_rows_of, rows_of
+from sora_ref.kernels.numba.rows import gapless, long_rows_of
 from sora_ref.models import layers
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
@@ -32,7 +32,7 @@ def silu_forward(x: Array) -> tuple[Array, Array]:
         return layers.silu_forward(x)
     y, derivative = np.empty(x.shape, FLOAT32), np.empty(x.shape, FLOAT32)
     rows = long_rows_of(x)
-    _silu(rows, None, y.reshape(rows.shape), derivative.reshape(rows.shape))
+    _silu(rows, y.reshape(rows.shape), derivative.reshape(rows.shape))
     return y, derivative
 
 
@@ -42,27 +42,8 @@ def silu_value(x: Array) -> tuple[Array, None]:
         return layers.silu_forward(x)[0], None
     y = np.empty(x.shape, FLOAT32)
     rows = long_rows_of(x)
-    _silu(rows, None, y.reshape(rows.shape), None)
+    _silu(rows, y.reshape(rows.shape), None)
     return y, None
-
-
-def bias_silu(x: Array, bias: Array, y: Array, derivative: Array) -> None:
-    """Write silu(x + bias) into y, and silu′(x + bias) into `derivative`.
-
-    x: (n, d), rows that may lie apart, as in a[:, :d].  bias: (d,).  y, derivative: (n, d), contiguous.
-    """
-    if not compilable(x, (bias,), (y, derivative)):
-        y[...], derivative[...] = layers.silu_forward(x + bias)
-        return
-    _silu(rows_of(x), flat(bias), y, derivative)
-
-
-def bias_silu_value(x: Array, bias: Array, y: Array) -> None:
-    """Write silu(x + bias) into y, for an evaluation; shapes as of `bias_silu`."""
-    if not compilable(x, (bias,), (y,)):
-        y[...] = layers.silu_forward(x + bias)[0]
-        return
-    _silu(rows_of(x), flat(bias), y, None)
 
 
 @inlined
@@ -77,21 +58,20 @@ def silu32(x: np.float32) -> tuple[np.float32, np.float32]:
 
 
 @compiled
-def _silu(x: Any, bias: Any, y: Any, derivative: Any) -> None:
-    """Row by row: x, y, derivative (n, d), bias (d,); without bias, or without derivative, where that is None."""
+def _silu(x: Any, y: Any, derivative: Any) -> None:
+    """Row by row: x, y, derivative (n, d), the last one or None."""
     for i in range(len(x)):
         if derivative is None:
-            _silu_row(gapless(x[i]), bias, y[i], None)
+            _silu_row(gapless(x[i]), y[i], None)
         else:
-            _silu_row(gapless(x[i]), bias, y[i], derivative[i])
+            _silu_row(gapless(x[i]), y[i], derivative[i])
 
 
 @compiled
-def _silu_row(x: Any, bias: Any, y: Any, derivative: Any) -> None:
-    """One row; which of the arrays are None is known when this is compiled."""
+def _silu_row(x: Any, y: Any, derivative: Any) -> None:
+    """One row; whether there is a derivative is known when this is compiled."""
     for j in range(len(x)):
-        shifted = x[j] if bias is None else x[j] + bias[j]
         if derivative is None:
-            y[j] = silu32(shifted)[0]
+            y[j] = silu32(x[j])[0]
         else:
-            y[j], derivative[j] = silu32(shifted)
+            y[j], derivative[j] = silu32(x[j])

@@ -15,8 +15,8 @@ from kernel_inputs import DTYPES, SEEDS, SIZES, normal
 from places import PLACES, check_nan, check_places
 from same_bits import same_bits
 
-from sora_ref.kernels.numba.gelu import bias_gelu, bias_gelu_value, gelu_forward, gelu_value
-from sora_ref.kernels.numba.silu import bias_silu, bias_silu_value, silu_forward, silu_value
+from sora_ref.kernels.numba.gelu import gelu_forward, gelu_value
+from sora_ref.kernels.numba.silu import silu_forward, silu_value
 from sora_ref.models import layers
 
 Floats = npt.NDArray[Any]
@@ -27,13 +27,11 @@ class Activation(NamedTuple):
 
     forward: Callable[[Floats], tuple[Floats, Floats]]
     value: Callable[[Floats], tuple[Floats, None]]
-    bias_forward: Callable[[Floats, Floats, Floats, Floats], None]
-    bias_value: Callable[[Floats, Floats, Floats], None]
     specified: Callable[[Floats], tuple[Floats, Floats]]
 
 
-GELU = Activation(gelu_forward, gelu_value, bias_gelu, bias_gelu_value, layers.gelu_forward)
-SILU = Activation(silu_forward, silu_value, bias_silu, bias_silu_value, layers.silu_forward)
+GELU = Activation(gelu_forward, gelu_value, layers.gelu_forward)
+SILU = Activation(silu_forward, silu_value, layers.silu_forward)
 BOTH = pytest.mark.parametrize("activation", [GELU, SILU], ids=["gelu", "silu"])
 
 
@@ -94,25 +92,11 @@ def test_an_evaluation_gets_the_same_values_and_nothing_to_keep(dtype: str, acti
 @BOTH
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(seed=SEEDS, n=st.integers(0, 4), d=st.integers(0, 40), wider=st.integers(0, 3), size=SIZES)
-def test_with_a_bias_it_is_that_of_the_sum_bit_for_bit(
+def test_rows_that_lie_apart_give_the_bits_of_a_copy(
     dtype: str, activation: Activation, seed: int, n: int, d: int, wider: int, size: float
 ) -> None:
-    rng = np.random.default_rng(seed)
-    x, bias = normal(rng, dtype, n, d + wider, size=size).copy()[:, :d], normal(rng, dtype, d)
-    y, derivative, value = (np.empty((n, d), dtype) for _ in range(3))
-    activation.bias_forward(x, bias, y, derivative)
-    activation.bias_value(x, bias, value)
-    for found, expected in zip((y, derivative), activation.forward(x + bias), strict=True):
+    x = normal(np.random.default_rng(seed), dtype, n, d + wider, size=size).copy()[:, :d]
+    y, derivative = activation.forward(x)
+    for found, expected in zip((y, derivative), activation.forward(x.copy()), strict=True):
         assert same_bits(found, expected)
-    assert same_bits(value, y)
-
-
-@BOTH
-def test_shapes_that_do_not_fit_are_refused(activation: Activation) -> None:
-    """Compiled code would read or write beyond the end."""
-    x, y, derivative = (np.ones((2, 6), np.float32) for _ in range(3))
-    for bias, out in ((x[0, :5], y), (x[0], y[:, :5])):
-        with pytest.raises(ValueError, match="broadcast"):
-            activation.bias_forward(x, bias, out, derivative)
-        with pytest.raises(ValueError, match="broadcast"):
-            activation.bias_value(x, bias, out)
+    assert same_bits(activation.value(x)[0], y)

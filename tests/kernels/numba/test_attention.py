@@ -91,3 +91,26 @@ def test_the_bits_of_a_sequence_do_not_depend_on_those_beside_it_nor_on_the_bloc
         whole = attention.attention_forward(q, k, v, heads, bias)[0]
     alone = [attention.attention_forward(q[[i]], k[[i]], v[[i]], heads, bias[[i]])[0] for i in range(3)]
     assert whole.tobytes() == np.concatenate(alone).tobytes()
+
+
+@pytest.mark.parametrize("name", ["bias", "keep"])
+@pytest.mark.parametrize("shape", [(2, 1, 1, 3), (3, 1, 1, 4), (1, 3, 1, 4), (1, 1, 2, 4)])
+def test_masks_that_do_not_fit_are_refused(name: str, shape: tuple[int, ...]) -> None:
+    """Compiled code would read beyond their end."""
+    x = normal(np.random.default_rng(0), "float32", 2, 4, 6)
+    masks: dict[str, Any] = {"bias": np.zeros((1, 1, 1, 4), np.float32), "keep": None}
+    masks[name] = np.ones(shape, masks["bias"].dtype if name == "bias" else bool)
+    for form in (attention.attention_forward, attention.attention_value):
+        with pytest.raises(ValueError, match="broadcast"):
+            form(x, x, x, 2, masks["bias"], masks["keep"], 0.5)
+
+
+def test_a_bias_may_lack_leading_axes_and_be_one_for_all_keys() -> None:
+    x = normal(np.random.default_rng(0), "float32", 2, 4, 6)
+    of_keys = np.array([0, 0, -np.inf, 0], np.float32)
+    for short, long in (
+        (of_keys, of_keys[None, None, None]),
+        (np.full((4, 1), 2, np.float32), np.full((1, 1, 4, 4), 2, np.float32)),
+    ):
+        found, right = (attention.attention_forward(x, x, x, 2, bias)[0] for bias in (short, long))
+        assert found.tobytes() == right.tobytes()
