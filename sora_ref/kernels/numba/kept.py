@@ -7,8 +7,9 @@ two processes that write it at once may leave the machine code of one type under
 
 Here every signature is a file of its own, which is whole or absent.  Its name holds a digest of all that its machine
 code depends on: the versions of Numba, of llvmlite and of Python, the sources of the kernels, the processor, and the
-types of the arguments.  It begins with the sha256 of the rest.  What cannot be read, or is damaged, is compiled anew;
-where nothing can be written, nothing is kept; neither is an error.  The folder may be removed at any time.
+types of the arguments.  It begins with the sha256 of its name and of the rest.  What cannot be read, is damaged,
+or was kept under another name, is compiled anew; where nothing can be written, nothing is kept; neither is an error.
+The folder may be removed at any time.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from numba.core.serialize import dumps
 from sora_ref.errors import SoRAError
 from sora_ref.storage.files import write_bytes
 from sora_ref.storage.place import cache_dir
+from sora_ref.storage.regular import read_regular
 
 _DIGEST = 32  # bytes of a sha256
 
@@ -77,7 +79,8 @@ class Kept(_Cache):  # type: ignore[misc]
             return
         payload = dumps((_called(data.library._final_module), data._reduce()))
         with suppress(SoRAError):  # a folder that is read-only, or full: it is compiled again next time
-            write_bytes(self.path(sig, data.codegen), hashlib.sha256(payload).digest() + payload)
+            path = self.path(sig, data.codegen)
+            write_bytes(path, _digest(path, payload) + payload)
 
     def enable(self) -> None:
         """Read and write again."""
@@ -129,8 +132,13 @@ def _called(module: Any) -> list[str]:
 def _read(path: Path) -> bytes | None:
     """What follows the digest that the file begins with; None where there is none, or the digest is another."""
     try:
-        data = path.read_bytes()
-    except OSError:
+        data = read_regular(path, "machine code")
+    except SoRAError:
         return None
     digest, payload = data[:_DIGEST], data[_DIGEST:]
-    return payload if hashlib.sha256(payload).digest() == digest else None
+    return payload if _digest(path, payload) == digest else None
+
+
+def _digest(path: Path, payload: bytes) -> bytes:
+    """That of a file's name and what it holds: machine code for other types would compute, and not what was asked."""
+    return hashlib.sha256(path.name.encode() + b"\0" + payload).digest()

@@ -109,6 +109,31 @@ def test_a_damaged_file_is_compiled_anew_and_replaced(cache: Path, damage: str) 
     assert bool(run().cache_misses) == (damage == "folder")  # which no file replaces
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("kind", ["pipe", "device", "circle"])
+def test_what_is_no_file_is_not_waited_for(cache: Path, kind: str) -> None:
+    run()
+    (path,) = files(cache)
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else path)
+    assert run().cache_misses
+    assert not run().cache_misses
+
+
+def test_the_machine_code_of_another_function_is_not_run(cache: Path) -> None:
+    run()
+    run(product, X)
+    one, other = files(cache)
+    code = one.read_bytes(), other.read_bytes()
+    one.write_bytes(code[1])
+    other.write_bytes(code[0])
+    assert run().cache_misses
+    assert run(product, X).cache_misses
+
+
 def test_a_cache_that_cannot_be_written_is_no_error(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
