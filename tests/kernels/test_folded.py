@@ -154,3 +154,34 @@ def test_adapters_that_do_not_fit_their_weights_are_not_folded_by_compiled_code(
     for x, b in ((np.ones((2, 4), np.float32), np.ones(9, np.float32)), (np.ones((2, 4)), None)):
         with pytest.raises(SoRAError):
             folded["sora_linear_forward"](x, W0, b, adapter)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_what_does_not_fit_a_folded_map_is_refused_as_the_specification_refuses_it(name: str) -> None:
+    rng = np.random.default_rng(6)
+    W0, A, g, B, x, dy = (normal(rng, "float32", *s) for s in ((3, 4), (2, 4), (2,), (3, 2), (5, 4), (5, 3)))
+
+    def refused(of: dict[str, Any], own: SoRA, x: Floats, b: Floats | None, dy: Floats) -> str:
+        with pytest.raises(SoRAError) as raised:
+            of["sora_linear_backward"](dy, of["sora_linear_forward"](x, W0, b, own)[1])
+        return str(raised.value)
+
+    specified: dict[str, Any] = {
+        "sora_linear_forward": sora_linear_forward,
+        "sora_linear_backward": sora_linear_backward,
+    }
+    adapter = SoRA(A, g, B, 2.0)
+    for own, rows, b, given_dy in (
+        (adapter, x[:, :3], None, dy),
+        (adapter, x.reshape(10, 2), None, dy),
+        (adapter, x, g, dy),
+        (adapter, x, np.ones((5, 3), np.float32), dy),
+        (adapter, x, None, dy.reshape(3, 5)),
+        (adapter, x, None, dy.reshape(15)),
+        (adapter, x, None, dy[:1]),
+        (adapter, x, None, dy.astype(np.float64)),
+        (adapter, x.astype(np.float64), None, dy),
+        (adapter._replace(A=A.astype(np.float64)), x, None, dy),
+    ):
+        folded: Any = fold_of(name)({"m": (W0, own)}, sora_linear_forward, sora_linear_backward)
+        assert refused(folded, own, rows, b, given_dy) == refused(specified, own, rows, b, given_dy)

@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sora_ref.backends import Array
+from sora_ref.kernels.numba.arrays import FLOAT32
 from sora_ref.kernels.numba.compiled import compiled
 from sora_ref.kernels.numba.exp import exp32, exp32_of_nonpositive
 from sora_ref.kernels.numba.inlined import bits_of, float_of, inlined
 from sora_ref.kernels.numba.sums import inner_product, sum_of
 from sora_ref.kernels.numpy import attention as plain
 from sora_ref.kernels.numpy.attention import blocks, corner, scores_buffer, split_heads
+from sora_ref.models import layers
 
 BLOCK = 131_072  # scores of a block: 512 KiB
 _ZERO, _ONE, _INFINITY = np.float32(0), np.float32(1), np.float32(math.inf)
@@ -46,7 +48,7 @@ def attention_forward(
     bias: (b or 1, h or 1, t or 1, t), −∞ for a key that may not be seen; a query that sees no key gets zeros.
     keep, p: inverted dropout on the probabilities, keep (b, h, t, t).
     """
-    if q.dtype != np.float32:
+    if not _compilable(q, k, v):
         return plain.attention_forward(q, k, v, heads, bias, keep, p)
     probabilities = np.empty((q.shape[0], heads, q.shape[1], q.shape[1]), q.dtype)
     return _attention(q, k, v, heads, bias, keep, p, probabilities)
@@ -56,7 +58,7 @@ def attention_value(
     q: Array, k: Array, v: Array, heads: int, bias: Array, keep: Array | None = None, p: float = 0.0
 ) -> tuple[Array, None]:
     """`attention_forward` for an evaluation: no backward follows, so nothing is kept."""
-    if q.dtype != np.float32:
+    if not _compilable(q, k, v):
         return plain.attention_value(q, k, v, heads, bias, keep, p)
     return _attention(q, k, v, heads, bias, keep, p, None)[0], None
 
@@ -68,6 +70,9 @@ def attention_backward(dy: Array, cache: Any) -> tuple[Array, Array, Array]:
     q, k, v, probabilities, keep, p = cache
     assert probabilities is not None
     b, heads, t, width = q.shape
+    if dy.dtype != FLOAT32 or dy.shape != (b, t, heads * width):
+        dropped = layers.dropout_forward(probabilities, keep, p)
+        return layers.attention_backward(dy, layers.AttentionCache(q, k, v, probabilities, dropped, keep, p))
     grads = np.empty(dy.shape, dy.dtype), np.empty(dy.shape, dy.dtype), np.empty(dy.shape, dy.dtype)
     dq, dk, dv = (split_heads(grad, heads) for grad in grads)
     dy = split_heads(dy, heads)
@@ -193,6 +198,15 @@ def _float_of_rank(rank: Any) -> Any:
     return float_of(np.int32(rank ^ ((rank >> 31) & _ALL_BUT_SIGN)))
 
 
+def _compilable(q: Array, k: Array, v: Array) -> bool:
+    """Whether they are float32.  Raises ValueError where they are and differ in shape."""
+    if not q.dtype == k.dtype == v.dtype == FLOAT32:
+        return False
+    if not q.shape == k.shape == v.shape:
+        raise ValueError(f"q, k and v have shapes {q.shape}, {k.shape} and {v.shape}: expected one shape, (b, t, d)")
+    return True
+
+
 def _fitting(bias: Array, keep: Array | None, shape: tuple[int, int, int, int]) -> tuple[Array, Array | None]:
     """The bias, (b or 1, h or 1, t or 1, t), and the mask, as compiled code takes them; it looks at no shape.
 
@@ -200,7 +214,9 @@ def _fitting(bias: Array, keep: Array | None, shape: tuple[int, int, int, int]) 
     """
     np.broadcast_to(bias, shape)
     bias = np.broadcast_to(bias, np.broadcast_shapes(bias.shape, (1, 1, 1, shape[-1])))
-    return np.ascontiguousarray(bias, np.float32), None if keep is None else np.broadcast_to(keep, shape)
+    return np.ascontiguousarray(bias, np.float32), None if keep is None else np.broadcast_to(keep, shape).astype(
+        bool, copy=False
+    )
 
 
 def _rows(scores: Array) -> Array:

@@ -16,16 +16,16 @@ from sora_ref.models.layers import EmbeddingCache
 def embedding_backward(dy: Array, cache: EmbeddingCache) -> Array:
     """As `layers.embedding_backward`: dtable[k] = Σ over places with id k of dy, in the order of the places."""
     ids, rows = cache
-    if dy.dtype != FLOAT32 or not _in_range(ids, rows):
+    if dy.dtype != FLOAT32 or not _are_rows(ids, rows):
         return layers.embedding_backward(dy, cache)
     dtable = np.zeros((rows, dy.shape[-1]), FLOAT32)
     _add_to_rows(dtable, flat(ids.astype(np.int64, copy=False)), flat(dy).reshape(ids.size, dy.shape[-1]))
     return dtable
 
 
-def _in_range(ids: Array, rows: int) -> bool:
-    """Whether there is a row of every id: compiled code looks at no bound."""
-    return ids.size == 0 or bool(ids.min() >= 0 and ids.max() < rows)
+def _are_rows(ids: Array, rows: int) -> bool:
+    """Whether the ids are integers and there is a row of each: compiled code looks at no bound."""
+    return ids.dtype.kind in "iu" and (ids.size == 0 or bool(ids.min() >= 0 and ids.max() < rows))
 
 
 @compiled

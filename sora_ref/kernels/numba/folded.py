@@ -26,6 +26,7 @@ from sora_ref.kernels.numpy import folded as plain
 from sora_ref.kernels.numpy.folded import Folded
 from sora_ref.linear import LinearGrads, SoRA, require_adapter_shapes
 from sora_ref.ops import Cache, LinearBackward, LinearForward, LinearKept, Operations
+from sora_ref.preconditions import require_one_dtype, require_shape
 
 
 class FoldedCache(NamedTuple):
@@ -57,7 +58,7 @@ def fold(
     ) -> tuple[Array, LinearKept]:
         """y = x Wᵀ + b; see `sora_linear_forward`."""
         P, (out, in_) = folded.find(W0, adapter), W0.shape
-        fits = x.dtype == FLOAT32 and (b is None or (b.dtype, b.shape) == (FLOAT32, (out,)))
+        fits = x.dtype == FLOAT32 and x.shape[-1:] == (in_,) and (b is None or (b.dtype, b.shape) == (FLOAT32, (out,)))
         if P is None or adapter is None or keep is not None or not fits:
             return forward(x, W0, b, adapter, keep=keep, p=p)
         leading = x.shape[:-1]
@@ -76,6 +77,8 @@ def fold(
         x, z, P, (_, g, _, s), leading = cache
         r = len(g)
         out, in_ = len(P) - r, P.shape[1] - r
+        require_shape("dy", dy, (*leading, out))
+        require_one_dtype({"dy": dy, "x": x})
         dy = dy.reshape(len(x), out)
         dx_and_v = dy @ (P[:out] if dx else P[:out, in_:])
         v = dx_and_v[:, -r:] if r else dx_and_v[:, :0]

@@ -55,7 +55,7 @@ def layer_norm_backward(
 ) -> tuple[Array, Array | None, Array | None]:
     """(dx, dweight, dbias); see `layers.layer_norm_backward`.  The last two are added up row after row."""
     xhat, rstd, weight = cache
-    if not compilable(dy, (weight,), (xhat,)):
+    if not compilable(dy, (weight,), (xhat,), (rstd,)):
         return in_numpy.layer_norm_backward(dy, cache, parameters=parameters)
     d = dy.shape[-1]
     dx, rows = np.empty(dy.shape, FLOAT32), rows_of(dy)

@@ -30,7 +30,8 @@ def cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
 
     The rows' losses are added in float64, in their order, and rounded once.
     """
-    if logits.dtype != FLOAT32 or logits.ndim != 2 or labels.shape != logits.shape[:1] or logits.shape[1] == 0:
+    known = labels.dtype.kind in "iu" and labels.shape == logits.shape[:1]
+    if logits.dtype != FLOAT32 or logits.ndim != 2 or logits.shape[1] == 0 or not known:
         return losses.cross_entropy(logits, labels)
     dlogits = np.empty(logits.shape, FLOAT32)
     loss = _cross_entropy(flat(logits).reshape(logits.shape), flat(labels.astype(np.int64, copy=False)), dlogits)
@@ -45,10 +46,13 @@ def linear_cross_entropy(
     hidden (n, d), W (V, d), bias (V,), labels (n,).  Places without a label are left out of all products.
     """
     arrays = (hidden, W) if bias is None else (hidden, W, bias)
+    fitting = hidden.ndim == W.ndim == 2 and (bias is None or bias.shape == W.shape[:1]) and len(W) > 0
+    known = labels.dtype.kind in "iu" and labels.shape == hidden.shape[:1]
+    if any(x.dtype != FLOAT32 for x in arrays) or not (fitting and known):
+        return losses.linear_cross_entropy(hidden, W, bias, labels)
     places = np.flatnonzero(labels != IGNORED)
     own = labels[places].astype(np.int64)
-    known = hidden.ndim == 2 and labels.shape == hidden.shape[:1] and np.all((own >= 0) & (own < len(W)))
-    if any(x.dtype != FLOAT32 for x in arrays) or not known:
+    if not np.all((own >= 0) & (own < len(W))):
         return losses.linear_cross_entropy(hidden, W, bias, labels)
     dhidden = np.zeros(hidden.shape, FLOAT32)
     loss, dhidden[places] = _over_chunks(hidden[places], W, bias, own, chunk)

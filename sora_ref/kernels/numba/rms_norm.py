@@ -46,7 +46,7 @@ def rms_norm_value(x: Array, weight: Array, eps: float) -> tuple[Array, None]:
 def rms_norm_backward(dy: Array, cache: RMSNormCache, *, parameters: bool = True) -> tuple[Array, Array | None]:
     """(dx, dweight); see `layers.rms_norm_backward`.  The last is added up row after row."""
     xhat, rrms, weight = cache
-    if not compilable(dy, (weight,), (xhat,)):
+    if not compilable(dy, (weight,), (xhat,), (rrms,)):
         return layers.rms_norm_backward(dy, cache, parameters=parameters)
     dx, rows = np.empty(dy.shape, FLOAT32), rows_of(dy)
     dweight = np.zeros(dy.shape[-1], FLOAT32) if parameters else None

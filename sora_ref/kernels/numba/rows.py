@@ -14,15 +14,19 @@ from sora_ref.kernels.numba.arrays import FLOAT32
 from sora_ref.kernels.numba.compiled import compiled
 
 
-def compilable(x: Array, of_row: Iterable[Array | None] = (), beside: Iterable[Array | None] = ()) -> bool:
-    """Whether x (..., d) is float32 and so is what goes with it: (d,) those of a row, of x's shape those beside x.
+def compilable(
+    x: Array,
+    of_row: Iterable[Array | None] = (),
+    beside: Iterable[Array | None] = (),
+    of_column: Iterable[Array] = (),
+) -> bool:
+    """Whether x (..., d) is float32 and so is what goes with it: of_row (d,), beside (..., d), of_column (..., 1).
 
     Compiled code looks at no shape: what is not so is left to a form that does.
     """
-    return (
-        x.dtype == FLOAT32
-        and all(a is None or (a.dtype == FLOAT32 and a.shape == x.shape[-1:]) for a in of_row)
-        and all(a is None or (a.dtype == FLOAT32 and a.shape == x.shape) for a in beside)
+    fitting = ((of_row, x.shape[-1:]), (beside, x.shape), (of_column, (*x.shape[:-1], 1)))
+    return x.dtype == FLOAT32 and all(
+        a is None or (a.dtype == FLOAT32 and a.shape == shape) for arrays, shape in fitting for a in arrays
     )
 
 

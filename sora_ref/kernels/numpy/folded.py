@@ -16,6 +16,7 @@ import numpy as np
 from sora_ref.backends import Array
 from sora_ref.linear import LinearGrads, SoRA
 from sora_ref.ops import Cache, LinearBackward, LinearForward, LinearKept, Operations
+from sora_ref.preconditions import require_one_dtype, require_shape
 
 
 class FoldedCache(NamedTuple):
@@ -43,7 +44,7 @@ def fold(
     ) -> tuple[Array, LinearKept]:
         """y = x Wᵀ + b; see `sora_linear_forward`."""
         W = folded.find(W0, adapter)
-        if W is None or adapter is None or keep is not None:
+        if W is None or adapter is None or keep is not None or not _fit(x, W0, b, adapter):
             return forward(x, W0, b, adapter, keep=keep, p=p)
         leading = x.shape[:-1]
         x = x.reshape(math.prod(leading), W.shape[1])
@@ -59,6 +60,8 @@ def fold(
         if not isinstance(cache, FoldedCache):
             return backward(dy, cache, dx=dx, dW0=dW0, db=db)
         x, W, (A, g, B, s), leading = cache
+        require_shape("dy", dy, (*leading, W.shape[0]))
+        require_one_dtype({"dy": dy, "x": x})
         dy = dy.reshape(len(x), W.shape[0])
         z, v = x @ A.T, s * (dy @ B)
         return LinearGrads(
@@ -88,6 +91,13 @@ class Folded:
         if known is None or adapter is None or adapter.s != known.s:
             return None
         return array if all(part is other for part, other in zip(adapter[:3], known[:3], strict=True)) else None
+
+
+def _fit(x: Array, W0: Array, b: Array | None, adapter: SoRA) -> bool:
+    """Whether x is (..., in) and b (out,), all of one dtype; the specification refuses what is not."""
+    arrays = (W0, *adapter[:3]) if b is None else (W0, b, *adapter[:3])
+    shapes = x.shape[-1:] == W0.shape[1:] and (b is None or b.shape == W0.shape[:1])
+    return shapes and all(array.dtype == x.dtype for array in arrays)
 
 
 def _folded_weight(module: tuple[Array, SoRA]) -> Array:

@@ -105,6 +105,34 @@ def test_masks_that_do_not_fit_are_refused(name: str, shape: tuple[int, ...]) ->
             form(x, x, x, 2, masks["bias"], masks["keep"], 0.5)
 
 
+def test_sequences_that_do_not_fit_are_refused() -> None:
+    """Of those that are too many, what is no gradient would be given."""
+    rng = np.random.default_rng(0)
+    x, bias = normal(rng, "float32", 2, 4, 6), np.zeros((1, 1, 1, 4), np.float32)
+    for shape in ((3, 4, 6), (1, 4, 6), (2, 5, 6), (2, 4, 8)):
+        other = normal(rng, "float32", *shape)
+        for form in (attention.attention_forward, attention.attention_value):
+            for q, k, v in ((other, x, x), (x, other, x), (x, x, other)):
+                with pytest.raises(ValueError, match="expected one shape"):
+                    form(q, k, v, 2, bias)
+    cache = attention.attention_forward(x, x, x, 2, bias)[1]
+    for shape in ((3, 4, 6), (2, 5, 6)):
+        with pytest.raises(ValueError, match=r"broadcast|mismatch"):
+            attention.attention_backward(normal(rng, "float32", *shape), cache)
+
+
+@pytest.mark.parametrize("dtype", ["float64", ">f4", "float16"])
+def test_a_gradient_of_another_dtype_goes_to_the_specification(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    x, bias, keep = normal(rng, "float32", 2, 4, 6), np.zeros((1, 1, 1, 4), np.float32), rng.random((2, 2, 4, 4)) < 0.5
+    for mask in (None, keep, keep.astype(object)):
+        cache = attention.attention_forward(x, x, x, 2, bias, mask, 0.5)[1]
+        right = attention.attention_backward(x, cache)
+        for part, other in zip(attention.attention_backward(x.astype(dtype), cache), right, strict=True):
+            assert part.dtype == np.result_type(dtype, np.float32)
+            np.testing.assert_allclose(part, other, rtol=1e-2 if dtype == "float16" else 1e-4, atol=1e-2)
+
+
 def test_a_bias_may_lack_leading_axes_and_be_one_for_all_keys() -> None:
     x = normal(np.random.default_rng(0), "float32", 2, 4, 6)
     of_keys = np.array([0, 0, -np.inf, 0], np.float32)

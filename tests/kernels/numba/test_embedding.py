@@ -66,3 +66,10 @@ def test_an_id_without_a_row_ends_as_in_numpy(wrong: int) -> None:
     with pytest.raises(IndexError, match="out of bounds"):
         embedding_backward(np.ones((2, 4), np.float32), EmbeddingCache(np.array([0, wrong]), 3))
     check(np.ones((2, 4), np.float32), np.array([0, -1]), 3)
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("ids", [np.array([0.5, 1.0]), np.array([True, False])])
+def test_ids_that_are_no_integers_end_as_in_numpy(ids: Any) -> None:
+    with pytest.raises(IndexError):
+        embedding_backward(np.ones((2, 4), np.float32), EmbeddingCache(ids, 3))

@@ -186,6 +186,37 @@ def test_a_label_that_is_no_class_costs_what_it_costs_in_the_specification() -> 
 
 
 @pytest.mark.exact
+def test_labels_that_are_no_integers_are_no_class() -> None:
+    rng = np.random.default_rng(0)
+    hidden, W = rng.standard_normal((3, 5)).astype(np.float32), rng.standard_normal((4, 5)).astype(np.float32)
+    labels: Any = np.array([0.5, 1.0, 3.9])
+    for found, expected in (
+        (cross_entropy(hidden, labels), losses.cross_entropy(hidden, labels)),
+        (linear_cross_entropy(hidden, W, None, labels), losses.linear_cross_entropy(hidden, W, None, labels)),
+    ):
+        assert all(same_bits(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("shape", [(5,), (2, 4), (1,), (), (4, 1)])
+def test_a_bias_that_is_not_one_number_for_each_word_is_added_or_refused_as_in_the_specification(
+    shape: tuple[int, ...],
+) -> None:
+    rng = np.random.default_rng(0)
+    hidden, W = rng.standard_normal((4, 5)).astype(np.float32), rng.standard_normal((4, 5)).astype(np.float32)
+    bias, labels = rng.standard_normal(shape).astype(np.float32), np.array([0, IGNORED, 3, IGNORED])
+
+    def outcome(form: Any, **options: int) -> Any:
+        try:
+            return [part.tobytes() for part in form(hidden, W, bias, labels, **options)]
+        except ValueError as error:
+            return str(error)
+
+    for chunk in (1, 2, 4):
+        assert outcome(linear_cross_entropy, chunk=chunk) == outcome(losses.linear_cross_entropy)
+
+
+@pytest.mark.exact
 def test_logits_and_labels_that_lie_otherwise_in_memory_are_compiled_for_once() -> None:
     rng = np.random.default_rng(0)
     logits, labels = rng.standard_normal((4, 4)).astype(np.float32), np.array([0, 2, 1, 1])

@@ -181,6 +181,17 @@ def test_shapes_that_do_not_fit_are_refused(norm: Norm) -> None:
         lambda: layer_norm_forward(x, x[0], x[0], EPS, x[:, :5]),
         lambda: rms_norm_forward(x, short, EPS),
         lambda: rms_norm_value(x, short, EPS),
+        lambda: norm.backward(x, cache._replace(**{cache._fields[1]: np.ones((3, 1), np.float32)})),
     ):
         with pytest.raises(ValueError, match="broadcast"):
             refused()
+
+
+@BOTH
+def test_a_scale_for_all_rows_is_one_as_in_the_specification(norm: Norm) -> None:
+    """Compiled code would look for one for each row."""
+    x = normal(np.random.default_rng(5), "float32", 64, 6)
+    cache = norm.forward(x)[1]
+    of_rows, of_all = (cache._replace(**{cache._fields[1]: np.full(n, 0.5, np.float32)}) for n in ((64, 1), (1, 1)))
+    for found, right in zip(norm.backward(x, of_all), norm.backward(x, of_rows), strict=True):
+        np.testing.assert_allclose(found, right, rtol=0, atol=100 * 2.0**-24 * 64)
