@@ -2,8 +2,8 @@
 
 A set is a folder of this one whose module `table` holds a `Kernels` record, KERNELS.  A backend may have several: its
 line in the table here names them, the fastest first.  The set "reference", which replaces nothing, is every backend's.
-A set is imported when it is asked for, so that a library loads only where it is used; a set whose library is missing is
-passed over, unless it is asked for by its name.
+A set is imported when it is asked for, so that a library loads only where it is used; a set that cannot be imported,
+because a library is missing or is another version than it expects, is passed over, unless it is asked for by its name.
 
 Each form has the signature of the field of `ModelOps` that it replaces, which mypy checks, and a differential test
 against the specification's function in tests/kernels.
@@ -78,16 +78,16 @@ def names(backend: str) -> tuple[str, ...]:
 
 
 def get(backend: str, name: str | None = None) -> Kernels:
-    """The set of this name for the backend of that name; by default the fastest whose library can be loaded.
+    """The set of this name for the backend of that name; by default the fastest that can be loaded.
 
-    Raises ValueError where the backend has no such set, ImportError where its library cannot be loaded.
+    Raises ValueError where the backend has no such set, ImportError where it cannot be loaded.
     """
     if name is None:
         return _load(next(name for name in names(backend) if _fault(name) is None))
     if name not in names(backend):
         raise ValueError(f"backend {backend!r} has no kernels {name!r}: expected one of {', '.join(names(backend))}")
     if (fault := _fault(name)) is not None:
-        raise ImportError(f"kernels {name!r} need {_LIBRARIES[name]}, which cannot be loaded ({fault})")
+        raise ImportError(f"kernels {name!r}, which need {_LIBRARIES[name]}, cannot be loaded ({fault})")
     return _load(name)
 
 
@@ -99,11 +99,11 @@ def _load(name: str) -> Kernels:
 
 
 def _fault(name: str) -> str | None:
-    """Load the library that this set needs; why it cannot be loaded, None where it can be or the set needs none."""
+    """Load this set if its library may be missing; why it cannot be loaded, None where nothing is amiss."""
     if name not in _LIBRARIES:
         return None
     try:
-        importlib.import_module(_LIBRARIES[name])
-    except Exception as error:  # beside a NumPy or Python that is too new for it, a library may raise anything
+        _load(name)
+    except Exception as error:  # a library that is too old or too new for what is beside it may raise anything
         return " ".join(str(error).split()) or type(error).__name__
     return None

@@ -67,18 +67,27 @@ def test_every_set_says_its_name() -> None:
     "fault",
     [ImportError("Numba needs NumPy 2.5 or less.\nGot NumPy 2.6."), OSError("no libllvmlite.so"), AttributeError()],
 )
-def test_where_numba_cannot_be_loaded_numpys_forms_are_the_default(
+def test_where_the_compiled_set_cannot_be_loaded_numpys_forms_are_the_default(
     monkeypatch: pytest.MonkeyPatch, fault: Exception
 ) -> None:
     def refuse(name: str) -> Any:
-        if name == "numba":
+        if name == "sora_ref.kernels.numba.table":
             raise fault
         return importlib.import_module(name)
 
     monkeypatch.setattr(kernels, "importlib", SimpleNamespace(import_module=refuse))
     assert kernels.get("numpy") is KERNELS
     said = " ".join(str(fault).split()) or "AttributeError"
-    with pytest.raises(ImportError, match=rf"^kernels 'numba' need numba, which cannot be loaded \({said}\)$"):
+    with pytest.raises(ImportError, match=rf"^kernels 'numba', which need numba, cannot be loaded \({said}\)$"):
+        kernels.get("numpy", "numba")
+
+
+@pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+def test_where_numba_is_told_not_to_compile_numpys_forms_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numba.config.DISABLE_JIT", True)
+    monkeypatch.delitem(sys.modules, "sora_ref.kernels.numba.table")
+    assert kernels.get("numpy") is KERNELS
+    with pytest.raises(ImportError, match="NUMBA_DISABLE_JIT is set"):
         kernels.get("numpy", "numba")
 
 

@@ -79,8 +79,8 @@ def test_a_set_whose_library_is_missing_is_one_sentence_where_it_is_asked_for(
     assert setup_of(keys, kernels="backend").kernels is SET
     with pytest.raises(
         SoRAError,
-        match=r"^kernels 'numba' need numba, which cannot be loaded \(No such module\): expected an installation with "
-        r"it \(pip install 'sora_ref\[fast\]'\), or other kernels \(--kernels numpy\)$",
+        match=r"^kernels 'numba', which need numba, cannot be loaded \(No such module\): expected an installation "
+        r"with it \(pip install 'sora_ref\[fast\]'\), or other kernels \(--kernels numpy\)$",
     ):
         _ = setup_of(keys, kernels="numba").ops
     with pytest.raises(SoRAError, match=r"^backend 'numpy' has no kernels 'cuda': expected one of numba, numpy, ref"):
@@ -107,6 +107,9 @@ def test_kernels_that_another_backend_has_not_got_give_way_to_its_own(tmp_path: 
         ({"kernels": "reference"}, "reference"),
     ):
         assert load_trained(tmp_path / "run", overrides=overrides).setup.kernels.name == name
+    asked_for = load_trained(tmp_path / "run", overrides={"kernels": "cuda"})
+    with pytest.raises(SoRAError, match=r"^backend 'numpy' has no kernels 'cuda'"):
+        _ = asked_for.setup.kernels
 
 
 def test_versions_name_the_kernels_and_their_library_and_a_change_of_them_is_one_line(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numba
+
 from sora_ref.kernels import Kernels
 from sora_ref.kernels.numba.attention import attention_backward, attention_forward, attention_value
 from sora_ref.kernels.numba.clip import clip_by_global_norm
@@ -15,6 +17,9 @@ from sora_ref.kernels.numba.rms_norm import rms_norm_backward, rms_norm_forward,
 from sora_ref.kernels.numba.silu import silu_forward, silu_value
 from sora_ref.kernels.numba.update import update_parameters
 from sora_ref.kernels.numpy.table import KERNELS as NUMPY
+
+if numba.config.DISABLE_JIT:  # what is inlined into the loops exists as machine code alone
+    raise ImportError("NUMBA_DISABLE_JIT is set: expected that Numba may compile")
 
 KERNELS = Kernels(
     name="numba",
