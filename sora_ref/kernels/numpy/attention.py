@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sora_ref.backends import Array
+from sora_ref.preconditions import require_shape
 
 BLOCK = 262_144  # scores of a block: 1 MiB of float32
 
@@ -59,6 +60,7 @@ def _attention(
     q: Array, k: Array, v: Array, heads: int, bias: Array, keep: Array | None, p: float, e: Array | None
 ) -> tuple[Array, AttentionCache]:
     """The context and the cache.  E is written into `e`; where that is None, into one buffer, block after block."""
+    require_alike(q, k, v)
     b, t, d = q.shape
     scale = 1 / math.sqrt(d // heads)
     y = np.empty(q.shape, q.dtype)
@@ -87,7 +89,8 @@ def _attention(
 def attention_backward(dy: Array, cache: AttentionCache) -> tuple[Array, Array, Array]:
     """(dq, dk, dv), each (b, t, d), for dy (b, t, d)."""
     q, k, v, context, e, total, scale, keep, p = cache
-    b, heads, t, _ = q.shape
+    b, heads, t, width = q.shape
+    require_shape("dy", dy, (b, t, heads * width))
     grads = np.empty(dy.shape, dy.dtype), np.empty(dy.shape, dy.dtype), np.empty(dy.shape, dy.dtype)
     dq, dk, dv = (split_heads(grad, heads) for grad in grads)
     dy = split_heads(dy, heads)
@@ -107,6 +110,12 @@ def attention_backward(dy: Array, cache: AttentionCache) -> tuple[Array, Array, 
         dk[part] = dscores.mT @ q[part]
     grads[0][...] *= scale
     return grads
+
+
+def require_alike(q: Array, k: Array, v: Array) -> None:
+    """SoRAError unless k and v have q's shape: a block of more sequences than q has would never be looked at."""
+    require_shape("k", k, q.shape)
+    require_shape("v", v, q.shape)
 
 
 def blocks(b: int, heads: int, t: int, most: int) -> Iterator[tuple[slice, slice]]:

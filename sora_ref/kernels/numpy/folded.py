@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sora_ref.backends import Array
-from sora_ref.linear import LinearGrads, SoRA
+from sora_ref.linear import LinearGrads, SoRA, require_adapter_shapes
 from sora_ref.ops import Cache, LinearBackward, LinearForward, LinearKept, Operations
 from sora_ref.preconditions import require_one_dtype, require_shape
 
@@ -103,6 +103,7 @@ def _fit(x: Array, W0: Array, b: Array | None, adapter: SoRA) -> bool:
 def _folded_weight(module: tuple[Array, SoRA]) -> Array:
     """W of one module, (W0, adapter)."""
     W0, (A, g, B, s) = module
+    require_adapter_shapes(module[1], *W0.shape)
     W = np.matmul(s * (B * g), A)
     W += W0
     return W
