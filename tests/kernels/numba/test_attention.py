@@ -42,14 +42,15 @@ def test_another_dtype_is_numpys_bit_for_bit(case: dict[str, Any]) -> None:
         assert found.tobytes() == right.tobytes()
 
 
-def softmax_of(scores: Any) -> Any:
-    """The compiled softmax of one row alone."""
+def softmax_of(scores: Any, masked: bool) -> Any:
+    """The compiled softmax of one row alone, to which zeros are added where it is masked."""
     x = np.array(scores, np.float32)[None, None, None, :].repeat(len(scores), axis=2)
-    attention.softmax(x, np.float32(1), np.zeros((1, 1, 1, len(scores)), np.float32), False, 0, 0)
+    attention.softmax(x, np.float32(1), np.zeros((1, 1, 1, len(scores)), np.float32), masked, 0, 0)
     return x[0, 0, 0]
 
 
 @pytest.mark.exact
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(
     "scores",
     [
@@ -61,13 +62,22 @@ def softmax_of(scores: Any) -> Any:
         [-np.inf, -np.inf, -np.inf],
         [-np.inf, 0.0, -np.inf],
         [3e38, -3e38, 0.0],
+        [300.0, 0.0, -300.0],
     ],
 )
-def test_softmax_of_nan_and_infinities_is_the_specifications(scores: list[float]) -> None:
+def test_softmax_of_nan_infinities_and_far_scores_is_the_specifications(scores: list[float], masked: bool) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         right = layers.softmax(np.array(scores, np.float32))
-    np.testing.assert_array_equal(softmax_of(scores), right)
+    np.testing.assert_array_equal(softmax_of(scores, masked), right)
+
+
+@pytest.mark.exact
+def test_what_is_dropped_is_zero_whatever_stood_there() -> None:
+    x = np.array([np.nan, np.inf, -np.inf, -1, 3], np.float32)
+    out = np.full_like(x, 7)
+    attention.drop(x, np.array([False] * 4 + [True]), np.float32(0.5), out)
+    assert out.tobytes() == np.array([0, 0, 0, 0, 6], np.float32).tobytes()
 
 
 @pytest.mark.exact

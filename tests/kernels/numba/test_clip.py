@@ -44,6 +44,12 @@ def test_norm_is_that_of_a_sum_in_float64_and_the_gradients_are_scaled_by_it_bit
 
 
 @pytest.mark.exact("SORA-STEP-4")
+def test_eps_is_added_to_the_norm() -> None:
+    clipped, norm = clip({"a": np.array([3, 4], np.float32)}, 2.5, 5.0)
+    assert (clipped["a"].tolist(), float(norm)) == ([0.75, 1.0], 5.0)
+
+
+@pytest.mark.exact("SORA-STEP-4")
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_clipping_never_hides_what_is_no_number(bad: float) -> None:
     grads = {"a": np.array([bad, 1.0, -0.0], np.float32), "b": np.ones(20, np.float32)}

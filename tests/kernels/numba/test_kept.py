@@ -32,6 +32,14 @@ def product(x: Any) -> Any:
     return np.dot(x, x)
 
 
+LARGE = np.ones(300_000)  # so large that Numba compiles its address, and not its numbers
+
+
+def shifted(x: Any) -> Any:
+    """What reads a large constant."""
+    return x + LARGE[0]
+
+
 def run(function: Callable[..., Any] = doubled, x: np.ndarray = X) -> Any:
     """Compile it as a new process would, and call it; its statistics."""
     made: Any = compiled(function)
@@ -170,6 +178,28 @@ def test_the_folder_is_another_for_any_change_in_any_source(tmp_path: Path, monk
     assert len(set(seen)) == len(seen)
     (tmp_path / "notes.txt").touch()
     assert digest() == seen[-1]
+
+
+@pytest.mark.parametrize("changed", ["processor", "OPT", "BOUNDSCHECK"])
+def test_another_processor_or_another_setting_of_the_compiler_finds_nothing(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    """Two machines may share a home; code for registers that one of them lacks would end its process."""
+    run()
+    assert not run().cache_misses
+    if changed == "processor":
+        own = cpu_target.target_context.codegen()
+        monkeypatch.setattr(type(own), "magic_tuple", lambda self: ("x86_64-unknown-linux-gnu", "another", "+mmx"))
+    else:
+        monkeypatch.setattr(numba.config, changed, 1)
+    assert run().cache_misses
+    assert len(files(cache)) == 2
+
+
+def test_code_that_holds_an_address_of_this_process_is_not_kept(cache: Path) -> None:
+    assert run(shifted).cache_misses
+    assert run(shifted).cache_misses
+    assert files(cache) == []
 
 
 def test_functions_that_differ_in_what_they_close_over_are_kept_apart(cache: Path) -> None:
