@@ -1,7 +1,7 @@
-"""The optimiser step of a parameter in one compiled pass: the specification's operations in its order.
+"""The optimiser step of a parameter in one compiled pass, of a gate in two; the operations are the specification's.
 
-Nothing is fused or reordered, so that every float32 result has the specification's bits.  A Python number is rounded to
-float32 once, as NumPy does with it beside a float32 array.
+They keep its order and nothing is fused, so that every float32 result has the specification's bits.  A Python number is
+rounded to float32 once, as NumPy does with it beside a float32 array.
 """
 
 from __future__ import annotations
