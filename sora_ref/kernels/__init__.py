@@ -53,6 +53,7 @@ class Kernels:
     fold:       see `Fold`; None where the set has no folded linear map.
     precisions: by the name of a precision of float32 matrix products, what makes the forms that have it, given the
                 arrays that never change.
+    processor:  says which processor the forms are compiled for, since last bits depend on it; None where they are not.
     compiling:  makes a context in which a callback is told the name of each form that is compiled; None where the forms
                 need no compiling.
     """
@@ -63,6 +64,7 @@ class Kernels:
     evaluation: ModelOperations = field(default_factory=ModelOperations)
     fold: Fold | None = None
     precisions: Mapping[str, Callable[[Iterable[Array]], ModelOperations]] = field(default_factory=dict)
+    processor: Callable[[], str] | None = None
     compiling: Callable[[Callable[[str], None]], AbstractContextManager[None]] | None = None
 
 

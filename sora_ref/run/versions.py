@@ -15,6 +15,7 @@ from sora_ref.errors import SoRAError, brief, shown
 from sora_ref.kernels import Kernels
 from sora_ref.storage.documents import read_json
 
+_PROCESSOR = "processor of the kernels"
 _LIBRARIES = ("numpy", "tokenizers", "safetensors", "array-api-compat")
 
 
@@ -32,6 +33,7 @@ def versions(kernels: Kernels) -> dict[str, str]:
         "machine": f"{sys.platform} {platform.machine()}",
         "blas (name, version, core type)": "; ".join(sorted(blas)),
         "kernels": kernels.name,
+        **({} if kernels.processor is None else {_PROCESSOR: kernels.processor()}),
         **{name: version(name) for name in (*_LIBRARIES, *kernels.libraries)},
     }
 
@@ -46,7 +48,8 @@ def changed(path: Path, kernels: Kernels) -> list[str]:
     before.setdefault("kernels", "numpy" if kernels.name == "numba" else kernels.name)
     now = versions(kernels)
     if before["kernels"] != kernels.name:
-        now = {name: value for name, value in now.items() if name not in kernels.libraries}  # it had no use for them
+        unused = (_PROCESSOR, *kernels.libraries)  # by the kernels of before
+        now = {name: value for name, value in now.items() if name not in unused}
     return [
         f"{name} was {_was(before.get(name))} and is {value}"
         for name, value in now.items()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -117,13 +118,17 @@ def test_versions_name_the_kernels_and_their_library_and_a_change_of_them_is_one
     path = tmp_path / "run" / "versions.json"
     stored = json.loads(path.read_text())
     assert stored["kernels"] == "numpy"
-    compiled = Kernels(name="numba", libraries=("click",))  # any library will do
+    compiled = Kernels(name="numba", libraries=("click",), processor=lambda: "znver3")  # any library will do
     assert changed(path, SET) == []
     assert changed(path, compiled) == ["kernels was numpy and is numba"]
     assert versions(compiled)["click"] == version("click")
     path.write_text(json.dumps(versions(compiled) | {"click": "0.1"}))
     assert changed(path, compiled) == [f"click was 0.1 and is {version('click')}"]
     assert changed(path, SET) == ["kernels was numba and is numpy"]
+    path.write_text(json.dumps(versions(compiled)))
+    assert changed(path, compiled) == []
+    elsewhere = replace(compiled, processor=lambda: "skylake-avx512")
+    assert changed(path, elsewhere) == ["processor of the kernels was znver3 and is skylake-avx512"]
     del stored["kernels"]  # as of a run from before there were compiled ones
     path.write_text(json.dumps(stored))
     assert changed(path, SET) == changed(path, REFERENCE) == []

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar, overload
 
 import numba
 from numba.core.event import Listener, install_listener
+from numba.core.registry import cpu_target
 
 from sora_ref.kernels.numba.kept import Kept
 
 F = TypeVar("F", bound=Callable[..., Any])
-Flag = Literal["contract", "reassoc", "nsz", "arcp"]
+Flag = Literal["contract", "reassoc"]
 
 
 @overload
@@ -31,7 +33,7 @@ def compiled(function: F | None = None, *, fastmath: Set[Flag] = frozenset()) ->
 
     fastmath: what the compiler may do to sums and products, by LLVM's names: "contract" rounds a product and the sum it
               goes into once, not twice; "reassoc" gives a sum several partial sums, in an order that is fixed once it
-              is compiled.  None of those that give NaN or infinities up.
+              is compiled.  No other is allowed: most of them give NaN, infinities or signs of zero up.
     """
 
     def compile_later(function: F) -> F:
@@ -41,6 +43,12 @@ def compiled(function: F | None = None, *, fastmath: Set[Flag] = frozenset()) ->
         return made  # type: ignore[no-any-return]
 
     return compile_later if function is None else compile_later(function)
+
+
+def processor() -> str:
+    """The processor that functions are compiled for: its name in LLVM, and a digest of the instructions it offers."""
+    _, name, features = cpu_target.target_context.codegen().magic_tuple()
+    return f"{name} (instructions {hashlib.sha256(features.encode()).hexdigest()[:8]})"
 
 
 @contextmanager

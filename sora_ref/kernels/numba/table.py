@@ -7,7 +7,7 @@ import numba
 from sora_ref.kernels import Kernels
 from sora_ref.kernels.numba.attention import attention_backward, attention_forward, attention_value
 from sora_ref.kernels.numba.clip import clip_by_global_norm
-from sora_ref.kernels.numba.compiled import compiling
+from sora_ref.kernels.numba.compiled import compiling, processor
 from sora_ref.kernels.numba.embedding import embedding_backward
 from sora_ref.kernels.numba.folded import fold
 from sora_ref.kernels.numba.gelu import gelu_forward, gelu_value
@@ -49,5 +49,6 @@ KERNELS = Kernels(
         "silu_forward": silu_value,
     },
     fold=fold,
+    processor=processor,
     compiling=compiling,
 )

@@ -9,8 +9,9 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from numba.core.registry import cpu_target
 
-from sora_ref.kernels.numba.compiled import compiled, compiling
+from sora_ref.kernels.numba.compiled import compiled, compiling, processor
 
 
 def quotient(a: Any, b: Any) -> Any:
@@ -55,6 +56,16 @@ def test_what_is_compiled_is_told_and_what_comes_from_the_cache_is_not(
         assert told == expected
     made(np.float32(1), np.float32(2))  # outside, nobody is told
     assert told == []
+
+
+def test_a_processor_is_another_with_another_name_or_other_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    codegen = type(cpu_target.target_context.codegen())
+    told = [processor()]
+    for name, features in (("znver3", "+avx2"), ("znver3", "+avx2,+fma"), ("znver4", "+avx2")):
+        monkeypatch.setattr(codegen, "magic_tuple", lambda self, own=(name, features): ("x86_64", *own))
+        told.append(processor())
+        assert told[-1].startswith(f"{name} (")
+    assert len(set(told)) == len(told)
 
 
 def test_where_numba_is_told_not_to_compile_the_function_is_itself(monkeypatch: pytest.MonkeyPatch) -> None:

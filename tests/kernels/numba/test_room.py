@@ -46,5 +46,5 @@ def test_a_kernel_is_kept_on_disk_and_is_made_of_nothing_outside_the_kernels(nam
     kernel = KERNELS[name]
     assert isinstance(kernel._cache, Kept) or kernel.targetoptions.get("forceinline")  # kept as part of its callers
     assert kernel.targetoptions["nogil"] is True
-    assert kernel.targetoptions["fastmath"] <= {"contract", "reassoc", "nsz", "arcp"}
+    assert kernel.targetoptions["fastmath"] <= {"contract", "reassoc"}
     assert from_elsewhere(kernel) == set()
