@@ -28,7 +28,10 @@ class LayerNormForward(Protocol):
 
 
 class LayerNormBackward(Protocol):
-    """As `layers.layer_norm_backward`: (dx, dweight, dbias), the last two None unless `parameters`."""
+    """As `layers.layer_norm_backward`: (dx, dweight, dbias), the last two None unless `parameters`.
+
+    dx is a new array, which the caller may write into.
+    """
 
     def __call__(self, dy: Array, cache: Cache, *, parameters: bool = True) -> tuple[Array, Array | None, Array | None]:
         """See the class."""

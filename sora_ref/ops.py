@@ -68,7 +68,7 @@ class LinearForward(Protocol):
 
 
 class LinearBackward(Protocol):
-    """As `sora_linear_backward`: the gradients of ⟨dy, y⟩."""
+    """As `sora_linear_backward`: the gradients of ⟨dy, y⟩; dx is a new array, which the caller may write into."""
 
     def __call__(self, dy: Array, cache: Cache, *, dx: bool = True, dW0: bool = False, db: bool = False) -> LinearGrads:
         """See the class."""
