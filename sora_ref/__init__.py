@@ -28,7 +28,11 @@ else:  # for a type checker would take a module with a `__getattr__` to have any
 
     def __getattr__(name: str) -> object:
         """A name of `sora_ref.public`, or a module of this package, when it is first asked for."""
-        if not name.startswith("__") and importlib.util.find_spec(f"{__name__}.{name}") is not None:
+        if (
+            name.isidentifier()
+            and not name.startswith("__")
+            and importlib.util.find_spec(f"{__name__}.{name}") is not None
+        ):
             return importlib.import_module(f"{__name__}.{name}")
         public = importlib.import_module(f"{__name__}.public")
         if name not in ("__all__", *public.__all__):

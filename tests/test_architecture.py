@@ -186,6 +186,14 @@ def test_a_public_name_is_the_same_whichever_module_was_imported_first() -> None
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.parametrize("name", ["nope", "nope.deeper", "models.layers", "", "."])
+def test_a_name_that_the_package_has_not_got_is_an_attribute_error(name: str) -> None:
+    import sora_ref
+
+    with pytest.raises(AttributeError, match="has no attribute"):
+        getattr(sora_ref, name)
+
+
 def test_package_list_equals_the_packages_on_disk() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
     on_disk = {name if path.name == "__init__.py" else name.rpartition(".")[0] for name, path in SOURCES.items()}
