@@ -50,8 +50,10 @@ class Kept(_Cache):  # type: ignore[misc]
 
     @property
     def cache_path(self) -> str:
-        """The folder; it need not exist."""
-        return str(folder())
+        """The folder; it need not exist.  Empty for a user who has none."""
+        with suppress(SoRAError):
+            return str(folder())
+        return ""
 
     def path(self, signature: Any, codegen: Any) -> Path:
         """The file of this signature on this processor."""
@@ -64,7 +66,12 @@ class Kept(_Cache):  # type: ignore[misc]
         Numba's own cache first loads all that the compiler knows of Python and NumPy: half a second and 47 MB.  Here
         that is done only for machine code that calls a function whose address is not known before.
         """
-        payload = _read(self.path(sig, target_context.codegen())) if self._enabled else None
+        if not self._enabled:
+            return None
+        try:
+            payload = _read(self.path(sig, target_context.codegen()))
+        except SoRAError:  # there is no folder, or no such file
+            return None
         if payload is None:
             return None
         _tell_runtime()
@@ -78,7 +85,7 @@ class Kept(_Cache):  # type: ignore[misc]
         if not self._enabled or data.lifted or data.library.has_dynamic_globals:
             return
         payload = dumps((_called(data.library._final_module), data._reduce()))
-        with suppress(SoRAError):  # a folder that is read-only, or full: it is compiled again next time
+        with suppress(SoRAError):  # no folder, or one that is read-only or full: it is compiled again next time
             path = self.path(sig, data.codegen)
             write_bytes(path, _digest(path, payload) + payload)
 
@@ -92,7 +99,7 @@ class Kept(_Cache):  # type: ignore[misc]
 
     def flush(self) -> None:
         """Forget what is kept of this function, as `Dispatcher.recompile` wants it."""
-        with suppress(OSError):
+        with suppress(OSError, SoRAError):
             for path in folder().glob(f"{self._name}-*"):
                 path.unlink(missing_ok=True)
 
@@ -130,11 +137,8 @@ def _called(module: Any) -> list[str]:
 
 
 def _read(path: Path) -> bytes | None:
-    """What follows the digest that the file begins with; None where there is none, or the digest is another."""
-    try:
-        data = read_regular(path, "machine code")
-    except SoRAError:
-        return None
+    """What follows the digest that a file begins with; None where it is another, SoRAError where there is no file."""
+    data = read_regular(path, "machine code")
     digest, payload = data[:_DIGEST], data[_DIGEST:]
     return payload if _digest(path, payload) == digest else None
 

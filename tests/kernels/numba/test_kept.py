@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from numba.core.registry import cpu_target
 
+from sora_ref.errors import SoRAError
 from sora_ref.kernels.numba import kept
 from sora_ref.kernels.numba.compiled import compiled
 
@@ -159,6 +160,17 @@ def test_a_cache_that_cannot_be_written_is_no_error(
         assert run().cache_misses
     assert files(cache) == []
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_user_without_a_home_has_no_cache_and_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any) -> Path:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.delenv("SORA_REF_CACHE", raising=False)
+    monkeypatch.setattr("platformdirs.user_cache_path", refuse)
+    assert run().cache_misses
+    with pytest.raises(SoRAError, match=r"^this user has no home folder: expected SORA_REF_CACHE to name a cache fol"):
+        kept.folder()
 
 
 def test_the_folder_is_another_for_any_change_in_any_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
