@@ -198,7 +198,7 @@ def attention_forward(
 ) -> tuple[Array, AttentionCache]:
     """softmax(q kᵀ/√(d/h) + bias) v, head by head; q, k, v (b, t, d) -> (b, t, d).
 
-    bias: (b, 1, 1, t), 0 for a key that may be seen and −∞ for one that may not; a query that sees no key gets zeros.
+    bias: (b or 1, h or 1, t or 1, t), −∞ for a key that may not be seen; a query that sees no key gets zeros.
     keep, p: inverted dropout on the probabilities, keep (b, h, t, t).
     """
     q, k, v = (_split_heads(x, heads) for x in (q, k, v))

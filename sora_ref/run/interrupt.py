@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,6 +37,24 @@ class Stop(threading.Event):
     """Set once a run is asked to stop, by the signal `number`."""
 
     number: int = signal.SIGINT
+
+
+@contextmanager
+def signals_held() -> Iterator[Callable[[], None]]:
+    """Keep what `SIGNALS` do until the function that it yields is called, or the end.
+
+    For work of libraries that loses an exception raised within it.  The second signal acts as usual.  Outside the main
+    thread nothing is held.
+    """
+    with stop_requested() as held:
+
+        def let_go() -> None:
+            if held.is_set():
+                held.clear()
+                signal.raise_signal(held.number)  # its own handler is back
+
+        yield let_go
+    let_go()
 
 
 @contextmanager

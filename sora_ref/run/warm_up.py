@@ -13,6 +13,7 @@ from sora_ref.errors import SoRAError
 from sora_ref.run.evaluate import predict_logits
 from sora_ref.run.gradients import loss_and_gradients
 from sora_ref.run.initial import initial_params
+from sora_ref.run.interrupt import signals_held
 from sora_ref.run.setup import Params, Setup
 from sora_ref.run.text import Encoded
 
@@ -30,7 +31,8 @@ def warm_up(setup: Setup, trained: Params | None = None, *, quiet: bool) -> None
     _, compiling = setup.ops, setup.kernels.compiling
     if compiling is None or setup.config.dtype != "float32":
         return
-    with _bar(quiet) as tell, compiling(tell), suppress(SoRAError):  # a fault of the model is said by the work itself
+    # The compiler loses an exception that a signal raises within it.  A fault of the model is said by the work itself.
+    with signals_held() as let_go, _bar(quiet, let_go) as tell, compiling(tell), suppress(SoRAError):
         if trained is None:
             trained = initial_params(setup)
             _step(setup, trained)
@@ -54,13 +56,14 @@ def _rows(setup: Setup) -> Encoded:
 
 
 @contextmanager
-def _bar(quiet: bool) -> Iterator[Callable[[str], None]]:
+def _bar(quiet: bool, before_each: Callable[[], None]) -> Iterator[Callable[[str], None]]:
     """What shows the kernels that it is told of; a bar appears with the first one, and goes at the end."""
     bars: list[tqdm[None]] = []
 
     def tell(name: str) -> None:
+        before_each()
         if not bars:
-            bars.append(tqdm(desc="compiling kernels", unit=" kernels", disable=quiet, leave=False))
+            bars.append(tqdm(desc="compiling kernels, once", unit=" kernels", disable=quiet, leave=False))
         bars[0].set_postfix_str(name, refresh=False)
         bars[0].update()
 

@@ -62,6 +62,14 @@ def test_resume_with_another_configuration_is_refused_by_the_names_of_its_keys(
     assert tree(run) == before
 
 
+def test_resume_may_have_other_kernels_and_says_so(keys: Keys, tmp_path: Path) -> None:
+    said: list[str] = []
+    stopped(tmp_path / "run", keys)
+    run_once(tmp_path / "run", keys, resume=True, kernels="reference", say=said.append)
+    assert any("kernels was numpy and is reference; the resumed run may differ" in line for line in said)
+    assert (tmp_path / "run" / "summary.json").is_file()
+
+
 def test_resume_may_have_another_number_of_workers(keys: Keys, whole: dict[str, Any], tmp_path: Path) -> None:
     stopped(tmp_path / "run", keys)
     run_once(tmp_path / "run", keys, resume=True, workers=3)

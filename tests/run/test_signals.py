@@ -14,7 +14,7 @@ import pytest
 from tiny_run import flags, last, make_keys, outcome, run_once, tree
 
 from sora_ref.run import starting, workers
-from sora_ref.run.interrupt import SIGNALS, Ended, Interrupted, stop_requested
+from sora_ref.run.interrupt import SIGNALS, Ended, Interrupted, signals_held, stop_requested
 from sora_ref.run.workers import worker_pool
 from sora_ref.storage.files import write_text
 
@@ -122,6 +122,32 @@ def test_signal_while_libraries_are_loaded_is_one_line(number: signal.Signals) -
     done = start(first, "inspect", "nothing")
     assert done.returncode == 128 + number
     assert re.fullmatch(r"sora-ref: (interrupted|ended by SIG\w+)\n", done.stderr)
+
+
+@pytest.mark.parametrize("at_the_end", [False, True])
+@pytest.mark.parametrize("number", SIGNALS)
+def test_signal_that_is_held_acts_when_it_is_let_go(number: signal.Signals, at_the_end: bool) -> None:
+    def act(number: int, frame: Any) -> None:
+        raise Ended(number)
+
+    def work() -> None:
+        with signals_held() as let_go:
+            let_go()
+            signal.raise_signal(number)
+            done.append("work")
+            if not at_the_end:
+                let_go()
+                done.append("more work")
+
+    before, done = signal.signal(number, act), list[str]()
+    try:
+        with pytest.raises(Ended):
+            work()
+        assert done == ["work"]
+        with pytest.raises(Ended):
+            signal.raise_signal(number)
+    finally:
+        signal.signal(number, before)
 
 
 def test_hang_up_that_is_ignored_stays_ignored(keys: Keys, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -105,6 +106,30 @@ def test_what_is_compiled_is_shown_and_nothing_where_nothing_is(
     assert out == ""
     assert ("compiling kernels" in error) == (len(names) > 0 and not quiet)
     assert error.rpartition("\r")[2].strip() == ""  # the bar is gone
+
+
+def test_ctrl_c_within_the_compiler_acts_before_the_next_kernel(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler would lose the exception."""
+    told: list[str] = []
+
+    @contextmanager
+    def compiling(tell: Callable[[str], None]) -> Iterator[None]:
+        for name in ("first", "second", "third"):
+            tell(name)
+            told.append(name)
+            if name == "second":
+                signal.raise_signal(signal.SIGINT)
+                told.append("compiled")
+        yield
+
+    monkeypatch.setattr("sora_ref.kernels.get", lambda *_: replace(KERNELS, compiling=compiling))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            warm_up(setup_of(keys), quiet=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert told == ["first", "second", "compiled"]
 
 
 @pytest.mark.parametrize("changes", [{}, {"model__max_length": 4}, {"method": "head"}, {"gate__rule": "paper"}])

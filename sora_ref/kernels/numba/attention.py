@@ -121,7 +121,7 @@ def softmax(scores: Any, scale: Any, bias: Any, masked: bool, sequence: int, hea
     A row of −∞ becomes zeros.  Sums are those of `sum_of`.
     """
     s, h, t, _ = scores.shape
-    ordinary = True
+    odd, any_odd = np.zeros(s * h * t, np.bool_), False  # rows whose largest score is infinite, or NaN
     for i in range(s):
         for j in range(h):
             for m in range(t):
@@ -131,8 +131,8 @@ def softmax(scores: Any, scale: Any, bias: Any, masked: bool, sequence: int, hea
                     for n in range(t):
                         x[n] = x[n] * scale + own[n]
                 top = largest(x)
-                if not top < _INFINITY:  # infinite, or NaN
-                    ordinary = False
+                if not top < _INFINITY:
+                    odd[(i * h + j) * t + m] = any_odd = True
                     top = _ZERO
                 elif top == -_INFINITY:  # a query that sees no key
                     top = _ZERO
@@ -142,20 +142,29 @@ def softmax(scores: Any, scale: Any, bias: Any, masked: bool, sequence: int, hea
                 else:
                     for n in range(t):
                         x[n] = (x[n] - top) * scale
-    x = scores.reshape(-1)
-    if ordinary:
-        for n in range(len(x)):
-            x[n] = exp32_of_nonpositive(x[n])
-    else:
-        for n in range(len(x)):
-            x[n] = exp32(x[n])
     rows = scores.reshape(-1, t)
+    if any_odd:
+        for m in range(len(rows)):
+            exponentials(rows[m], odd[m])
+    else:
+        exponentials(scores.reshape(-1), False)
     for m in range(len(rows)):
         x = rows[m]
         total = sum_of(x)
         share = _ZERO if total == _ZERO else _ONE / total
         for n in range(t):
             x[n] *= share
+
+
+@compiled
+def exponentials(x: Any, odd: bool) -> None:
+    """What x (n,) holds is replaced by its exponentials; numbers above 0 are only where it is odd."""
+    if odd:
+        for n in range(len(x)):
+            x[n] = exp32(x[n])
+    else:
+        for n in range(len(x)):
+            x[n] = exp32_of_nonpositive(x[n])
 
 
 @compiled(fastmath={"contract"})
@@ -177,7 +186,10 @@ def drop(x: Any, keep: Any, kept: Any, out: Any) -> None:
 
 @compiled
 def largest(x: Any) -> Any:
-    """The largest of x; NaN where x has a NaN without a sign, and perhaps where it has another."""
+    """The largest of x; a NaN counts as more than ∞, or with its sign set as less than −∞, and x has no largest then.
+
+    For a softmax either will do: the exponential of a NaN is one, and so is the sum, and every probability of the row.
+    """
     top = _rank(x[0])
     for i in range(len(x)):
         rank = _rank(x[i])
@@ -214,9 +226,9 @@ def _fitting(bias: Array, keep: Array | None, shape: tuple[int, int, int, int]) 
     """
     np.broadcast_to(bias, shape)
     bias = np.broadcast_to(bias, np.broadcast_shapes(bias.shape, (1, 1, 1, shape[-1])))
-    return np.ascontiguousarray(bias, np.float32), None if keep is None else np.broadcast_to(keep, shape).astype(
-        bool, copy=False
-    )
+    if keep is not None:
+        keep = np.require(np.broadcast_to(keep, shape), bool, ["C", "A", "W"])  # Numba compiles anew for what is not so
+    return np.require(bias, np.float32, ["C", "A", "W"]), keep
 
 
 def _rows(scores: Array) -> Array:

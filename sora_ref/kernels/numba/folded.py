@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sora_ref.backends import Array
-from sora_ref.kernels.numba.arrays import FLOAT32
+from sora_ref.kernels.numba.arrays import FLOAT32, flat
 from sora_ref.kernels.numba.compiled import compiled
 from sora_ref.kernels.numpy import folded as plain
 from sora_ref.kernels.numpy.folded import Folded
@@ -65,7 +65,7 @@ def fold(
         x = x.reshape(math.prod(leading), in_)
         y_and_z = x @ P[:, :in_].T
         z = np.empty((len(x), len(P) - out), x.dtype)
-        _split(y_and_z, np.zeros(out, x.dtype) if b is None else b, z)
+        _split(y_and_z, np.zeros(out, x.dtype) if b is None else flat(b), z)
         return y_and_z[:, :out].reshape(*leading, out), FoldedCache(x, z, P, adapter, leading)
 
     def folded_backward(
@@ -102,7 +102,7 @@ def _packed(module: tuple[Array, SoRA]) -> Array:
     P = np.empty((out + r, in_ + r), W0.dtype)
     np.multiply(s, B, out=P[:out, in_:])
     P[out:, :in_] = A
-    _fold(W0, A, P[:out, in_:] * g, P)
+    _fold(flat(W0).reshape(W0.shape), flat(A).reshape(A.shape), P[:out, in_:] * g, P)
     return P
 
 
@@ -111,7 +111,7 @@ def _folded_weight(module: tuple[Array, SoRA]) -> Array:
     W0, (A, g, B, s) = module
     require_adapter_shapes(module[1], *W0.shape)
     W = np.empty(W0.shape, W0.dtype)
-    _fold(W0, A, s * B * g, W)
+    _fold(flat(W0).reshape(W0.shape), flat(A).reshape(A.shape), s * B * g, W)
     return W
 
 

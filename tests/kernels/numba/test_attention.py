@@ -152,3 +152,30 @@ def test_a_bias_may_lack_leading_axes_and_be_one_for_all_keys() -> None:
     ):
         found, right = (attention.attention_forward(x, x, x, 2, bias)[0] for bias in (short, long))
         assert found.tobytes() == right.tobytes()
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("odd", [np.inf, np.nan])
+def test_numbers_that_are_not_finite_change_nothing_in_the_sequences_beside_theirs(odd: float) -> None:
+    """Of two scores 88 apart, one has a probability below the normal numbers, and here 0, whatever is beside it."""
+    q = np.zeros((2, 2, 1), np.float32)
+    k = np.array([[[0], [0]], [[0], [1]]], np.float32)
+    q[1] = 88
+    strange = q.copy()
+    strange[0, 0] = odd
+    with np.errstate(invalid="ignore"):
+        plain_, beside = (
+            attention.attention_forward(x, k, k, 1, np.zeros((1, 1, 1, 2), np.float32))[1] for x in (q, strange)
+        )
+    assert plain_.probabilities[1].tobytes() == beside.probabilities[1].tobytes()
+    assert plain_.probabilities[1, 0, 0, 0] == 0
+
+
+@pytest.mark.exact
+def test_masks_of_another_dtype_or_place_compile_nothing_anew() -> None:
+    x = normal(np.random.default_rng(0), "float32", 2, 4, 6)
+    for bias in (np.zeros((1, 1, 1, 4), np.float32), np.zeros((2, 1, 1, 4)), np.zeros((4, 8))[:, ::2]):
+        for keep in (np.ones((2, 2, 4, 4), bool), np.ones((1, 1, 1, 4), bool), np.ones((2, 2, 4, 8), bool)[..., ::2]):
+            attention.attention_forward(x, x, x, 2, bias, keep, 0.5)
+    assert len(attention.softmax.signatures) == 1
+    assert len(attention.drop.signatures) == 1
